@@ -1,0 +1,149 @@
+"""A catalogue's codes as new tokens of a language model: tokenizer entries, embedding rows, and safe text encoding."""
+
+import string
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
+
+from llmrec.catalog import Catalog
+
+Initialization = Literal["text", "default"]
+
+
+def code_token(level: int, code: int) -> str:
+    """The token of one code, in the field's usual form: ``<a_12>`` is code 12 of the first level."""
+    return f"<{string.ascii_lowercase[level]}_{code}>"
+
+
+class ItemVocabulary:
+    """Token ids of semantic-ID codes in one tokenizer, and text that can never become one of them.
+
+    Every code of every level has a token, used or not, so that items added later need no new row.
+
+    Args:
+        tokenizer: a tokenizer that has the tokens already (see ``add_to``).
+        codebook_sizes: number of codes of each level.
+
+    Attributes:
+        code_token_ids: int64 array of shape (num_codebooks, largest codebook size); -1 past a smaller codebook.
+
+    Raises:
+        ValueError: if the tokenizer lacks one of the tokens.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, codebook_sizes: Sequence[int]) -> None:
+        self.tokenizer = tokenizer
+        self.codebook_sizes = tuple(codebook_sizes)
+        self.code_token_ids = np.full((len(self.codebook_sizes), max(self.codebook_sizes)), -1, dtype=np.int64)
+        known = tokenizer.get_vocab()
+        for level, size in enumerate(self.codebook_sizes):
+            for code in range(size):
+                if code_token(level, code) not in known:
+                    raise ValueError(
+                        f"The tokenizer has no token {code_token(level, code)}; this catalog needs codebooks of sizes "
+                        f"{list(self.codebook_sizes)}. Use the checkpoint trained with it, or ItemVocabulary.add_to."
+                    )
+                self.code_token_ids[level, code] = known[code_token(level, code)]
+        self._control_ids = frozenset(tokenizer.added_tokens_decoder) - {tokenizer.unk_token_id}
+
+    @classmethod
+    def add_to(cls, tokenizer: PreTrainedTokenizerBase, codebook_sizes: Sequence[int]) -> "ItemVocabulary":
+        """Add every code's token to ``tokenizer`` (in place; nothing happens to those it has already)."""
+        if len(codebook_sizes) > len(string.ascii_lowercase):
+            raise ValueError(f"{len(codebook_sizes)} codebooks; at most {len(string.ascii_lowercase)} have a letter.")
+        tokens = [code_token(level, code) for level, size in enumerate(codebook_sizes) for code in range(size)]
+        # not special: they must survive decode(skip_special_tokens=True); encode_text is what keeps text from them
+        tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in tokens])
+        return cls(tokenizer, codebook_sizes)
+
+    @property
+    def new_token_ids(self) -> list[int]:
+        """Every code's token id, level by level."""
+        return self.code_token_ids[self.code_token_ids >= 0].tolist()
+
+    def item_token_ids(self, semantic_ids: np.ndarray) -> np.ndarray:
+        """Token ids of ``semantic_ids``, both integer arrays of shape (..., num_codebooks)."""
+        return self.code_token_ids[np.arange(len(self.codebook_sizes)), semantic_ids]
+
+    def encode_text(self, text: str) -> list[int]:
+        """Token ids of user text. Whatever the text spells, none of them is an item token or another added token.
+
+        ``split_special_tokens=True`` is not enough: it covers only tokens added as special ones, and a unigram model
+        can still produce ``</s>`` as an ordinary piece. So the result is checked, and a text that did produce one is
+        encoded in two halves, cut inside the offending span.
+        """
+        encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        for token_id, (start, end) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
+            if token_id in self._control_ids:
+                if end - start < 2:
+                    # a control token one character long: the text goes on without that character
+                    return self.encode_text(text[:start]) + self.encode_text(text[end:])
+                return self.encode_text(text[: start + 1]) + self.encode_text(text[start + 1 :])
+        return encoding["input_ids"]
+
+
+def resize_embeddings(
+    model: PreTrainedModel,
+    vocabulary: ItemVocabulary,
+    catalog: Catalog,
+    initialization: Initialization = "text",
+    seed: int = 42,
+) -> None:
+    """Give ``model`` input and output rows for the new tokens, in place; tied weights stay tied.
+
+    Args:
+        model: decoder-only or encoder-decoder model.
+        vocabulary: new tokens, already in the tokenizer.
+        catalog: items whose titles the rows are initialised from.
+        initialization: ``"text"`` sets each code's rows to the mean of the title embeddings of the items that carry
+            the code, plus noise of a tenth of the embeddings' standard deviation so that no two codes start equal
+            (our choice; the LC-Rec paper says nothing); ``"default"`` keeps what transformers draws.
+        seed: of the noise.
+    """
+    num_tokens = max(len(vocabulary.tokenizer), model.get_input_embeddings().num_embeddings)
+    # the padding rows of a checkpoint (Qwen has some) are kept and used
+    model.resize_token_embeddings(num_tokens, mean_resizing=False)
+    if initialization == "default":
+        return
+    rows = _code_text_rows(vocabulary, catalog)
+    embeddings = [model.get_input_embeddings()]
+    head = model.get_output_embeddings()
+    if head is not None and head.weight is not embeddings[0].weight:
+        embeddings.append(head)
+    generator = torch.Generator().manual_seed(seed)
+    for module in embeddings:
+        _initialize_rows(module, vocabulary, rows, generator)
+
+
+def _code_text_rows(vocabulary: ItemVocabulary, catalog: Catalog) -> dict[int, np.ndarray]:
+    """For each new token id, the token ids of the titles of the items that carry its code (repeats kept)."""
+    titles = [np.array(vocabulary.encode_text(title), dtype=np.int64) for title in catalog.titles]
+    rows: dict[int, np.ndarray] = {}
+    for level in range(catalog.num_codebooks):
+        order = np.argsort(catalog.semantic_ids[:, level], kind="stable")
+        codes, starts = np.unique(catalog.semantic_ids[order, level], return_index=True)
+        for code, items in zip(codes, np.split(order, starts[1:]), strict=True):
+            rows[int(vocabulary.code_token_ids[level, code])] = np.concatenate([titles[item] for item in items])
+    return rows
+
+
+@torch.no_grad()
+def _initialize_rows(
+    module: nn.Module, vocabulary: ItemVocabulary, rows: dict[int, np.ndarray], generator: torch.Generator
+) -> None:
+    weight = module.weight
+    new = torch.tensor(vocabulary.new_token_ids)
+    old = torch.ones(len(weight), dtype=torch.bool)
+    old[new] = False
+    old[len(vocabulary.tokenizer) :] = False
+    reference = weight[old.to(weight.device)].float()
+    noise = 0.1 * reference.std() * torch.randn(len(new), weight.shape[1], generator=generator).to(weight.device)
+    fallback = reference.mean(0)
+    for row, token_id in enumerate(new.tolist()):
+        text = rows.get(token_id)
+        mean = fallback if text is None or len(text) == 0 else weight[torch.from_numpy(text)].float().mean(0)
+        weight[token_id] = (mean + noise[row]).to(weight.dtype)
