@@ -99,19 +99,23 @@ def _pad_lists(items: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return items, scores.float()
 
 
+def pad_left(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Prompts as one batch: token ids and a bool mask of the real ones, both (users, longest prompt)."""
+    width = max(len(prompt) for prompt in prompts)
+    input_ids = torch.zeros(len(prompts), width, dtype=torch.long)
+    mask = torch.zeros(len(prompts), width, dtype=torch.bool)
+    for row, prompt in enumerate(prompts):
+        input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
+        mask[row, width - len(prompt) :] = True
+    return input_ids.to(device), mask.to(device)
+
+
 class _SharedPrefix:
     """The model state of one search: left-padded prompts, then one block of columns for each level's beams."""
 
     def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> None:
         self.model = model
-        width = max(len(prompt) for prompt in prompts)
-        self.input_ids = torch.zeros(len(prompts), width, dtype=torch.long)
-        self.prompt_mask = torch.zeros(len(prompts), width, dtype=torch.bool)
-        for row, prompt in enumerate(prompts):
-            self.input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            self.prompt_mask[row, width - len(prompt) :] = True
-        self.input_ids = self.input_ids.to(model.device)
-        self.prompt_mask = self.prompt_mask.to(model.device)
+        self.input_ids, self.prompt_mask = pad_left(prompts, model.device)
         self.lengths = self.prompt_mask.sum(1, keepdim=True)
         self.cache = DynamicCache(config=model.config)
         self.ancestors: Tensor | None = None  # bool (users, beams, columns after the prompt)
