@@ -1,0 +1,185 @@
+"""What came out: a table, metrics.json, a picture, and recommendations that a person can read."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmrec.atomic import atomic_path, write_json
+from llmrec.evaluation.evaluator import EvaluationResult
+from llmrec.metrics import paired_bootstrap
+
+#: Rows of a table that are floors rather than models.
+FLOORS = ("popularity", "item_knn", "item_knn_refit")
+_PRIMARY = "ndcg@10"
+
+
+def print_table(results: Sequence[EvaluationResult], protocol: Mapping[str, Any]) -> None:
+    """Print one row per recommender under a line that says which protocol the numbers belong to.
+
+    Args:
+        results: the models' results, then the floors'.
+        protocol: ``evaluator.protocol``, with ``tuning`` (full, lora, ...) where a model was trained.
+    """
+    print(format_table(results, protocol))
+
+
+def format_table(results: Sequence[EvaluationResult], protocol: Mapping[str, Any]) -> str:
+    """The text that ``print_table`` prints."""
+    columns = _table_metrics(results)
+    header = ["", *columns]
+    if _PRIMARY in columns:
+        header.insert(columns.index(_PRIMARY) + 2, "95 % interval")
+    rows = [header]
+    for result in results:
+        row = [result.name]
+        for metric in columns:
+            row.append(f"{result.metrics[metric]:.4f}")
+            if metric == _PRIMARY:
+                low, high = result.intervals[metric]
+                row.append(f"{low:.4f}-{high:.4f}")
+        rows.append(row)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines = [describe_protocol(protocol), ""]
+    for row in rows:
+        cells = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  ".join([row[0].ljust(widths[0]), *cells]))
+    return "\n".join([*lines, "", *compare_with_floors(results, int(protocol.get("seed", 0)))])
+
+
+def describe_protocol(protocol: Mapping[str, Any]) -> str:
+    """The protocol in one line: dataset, split, what is excluded, and how the model was trained."""
+    parts = [
+        f"{protocol['dataset']} ({protocol['split']} split {protocol['split_fingerprint']})",
+        f"{protocol['num_users']} users, {protocol['num_items']} items, full catalogue",
+        f"histories of at most {protocol['max_history']} items",
+        "seen items excluded" if protocol["exclude_seen"] else "seen items allowed",
+        "refit: trained with the validation targets"
+        if protocol["refit"]
+        else "strict: trained without validation targets",
+    ]
+    if "tuning" in protocol:
+        parts.append(f"tuning {protocol['tuning']}")
+    return "; ".join(parts)
+
+
+def compare_with_floors(results: Sequence[EvaluationResult], seed: int) -> list[str]:
+    """One plain sentence for each model about the highest floor, with a paired bootstrap interval over users."""
+    floors = [result for result in results if result.name in FLOORS and _PRIMARY in result.metrics]
+    models = [result for result in results if result.name not in FLOORS and _PRIMARY in result.metrics]
+    if not floors:
+        return []
+    floor = max(floors, key=lambda result: result.metrics[_PRIMARY])
+    sentences = []
+    for model in models:
+        paired = paired_bootstrap(model.per_user[_PRIMARY], floor.per_user[_PRIMARY], seed)
+        numbers = (
+            f"{_PRIMARY} {model.metrics[_PRIMARY]:.4f} against {floor.metrics[_PRIMARY]:.4f}, "
+            f"difference {paired.difference:+.4f} (95 % interval {paired.low:+.4f} to {paired.high:+.4f})"
+        )
+        if paired.low > 0:
+            sentences.append(f"{model.name} is above its highest floor, {floor.name}: {numbers}.")
+        elif paired.high < 0:
+            sentences.append(f"The floor {floor.name} is HIGHER than {model.name}: {numbers}.")
+        else:
+            higher, lower = (model, floor) if paired.difference > 0 else (floor, model)
+            sentences.append(
+                f"{higher.name} is higher than {lower.name}, but these users do not separate the two: {numbers}."
+            )
+    return sentences
+
+
+def write_metrics_json(
+    path: str | Path,
+    protocol: Mapping[str, Any],
+    split_fingerprint: str,
+    results: Sequence[EvaluationResult],
+    seconds: Mapping[str, float],
+) -> None:
+    """Write ``{"protocol", "split_fingerprint", "results": {name: {metric: number}}, "seconds"}``; docs/evaluation.md.
+
+    Beside its metrics every result holds ``intervals`` (``{metric: [low, high]}``) and ``buckets`` (head and tail).
+    """
+    write_json(
+        path,
+        {
+            "protocol": dict(protocol),
+            "split_fingerprint": split_fingerprint,
+            "results": {
+                result.name: {
+                    **result.metrics,
+                    "intervals": {metric: list(interval) for metric, interval in result.intervals.items()},
+                    "buckets": result.buckets,
+                }
+                for result in results
+            },
+            "seconds": {stage: float(duration) for stage, duration in seconds.items()},
+        },
+    )
+
+
+def plot_comparison(results: Sequence[EvaluationResult], path: str | Path) -> None:
+    """Draw hit_rate@10 and ndcg@10 of every recommender as bars with their 95 % intervals; a PNG at ``path``."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    shown = [metric for metric in ("ndcg@10", "hit_rate@10") if all(metric in result.metrics for result in results)]
+    if not shown:
+        raise ValueError("plot_comparison draws ndcg@10 and hit_rate@10: evaluate with 10 among the ks.")
+    figure = Figure(figsize=(4.6 * len(shown), 1.2 + 0.5 * len(results)), layout="constrained")
+    FigureCanvasAgg(figure)  # draws without a display, and without pyplot's global state
+    names = [result.name for result in results]
+    colours = ["#b8b8b8" if name in FLOORS else "#2a6fbb" for name in names]
+    for axes, metric in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+        means = np.array([result.metrics[metric] for result in results])
+        bounds = np.array([result.intervals[metric] for result in results])
+        errors = np.maximum(np.abs(bounds.T - means), 0)
+        axes.barh(names, means, xerr=errors, color=colours, capsize=3, error_kw={"ecolor": "#333333"})
+        for row, (mean, high) in enumerate(zip(means, bounds[:, 1], strict=True)):
+            axes.annotate(
+                f"{mean:.4f}", (high, row), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9
+            )
+        axes.set_xlim(0, bounds[:, 1].max() * 1.25 or 1.0)
+        axes.set_title(f"{metric} (bars: 95 % intervals over users)", fontsize=10)
+        axes.invert_yaxis()
+        axes.spines[["top", "right"]].set_visible(False)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
+
+
+def print_recommendations(
+    titles: Sequence[str],
+    histories: Sequence[Sequence[int]],
+    ranked: np.ndarray,
+    targets: np.ndarray,
+    num_users: int = 3,
+    k: int = 5,
+    last: int = 5,
+) -> None:
+    """Print the last titles of a few users' histories, the first ``k`` recommended titles, and what came next.
+
+    Args:
+        titles: of every catalogue item, by item index.
+        histories: item indices of each user, oldest first.
+        ranked: shape (num_users, list_length); empty slots are -1.
+        targets: shape (num_users, max_targets), padded with -1.
+        num_users: how many users are shown, evenly spread over all.
+        k: titles shown of a list.
+        last: titles shown of a history.
+    """
+    for user in np.unique(np.linspace(0, len(histories) - 1, num_users).astype(int)):
+        wanted = {int(item) for item in targets[user] if item >= 0}
+        earlier = f"... {len(histories[user]) - last} earlier, " if len(histories[user]) > last else ""
+        print(f"\nhistory:     {earlier}{'; '.join(titles[item] for item in histories[user][-last:])}")
+        for place, item in enumerate((int(item) for item in ranked[user][:k] if 0 <= item < len(titles)), start=1):
+            label = "recommended:" if place == 1 else ""
+            print(f"{label:<13}{place}. {titles[item]}{'   <- came next' if item in wanted else ''}")
+        print(f"came next:   {'; '.join(titles[item] for item in sorted(wanted))}")
+
+
+def _table_metrics(results: Sequence[EvaluationResult]) -> list[str]:
+    """Metric columns that every result has: hit rate and ndcg at 5, 10 and 20, coverage@10, valid_rate."""
+    wanted = [f"{metric}@{k}" for k in (5, 10, 20) for metric in ("hit_rate", "ndcg")]
+    wanted += ["coverage@10", "valid_rate"]
+    return [metric for metric in wanted if all(metric in result.metrics for result in results)]
