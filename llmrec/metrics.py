@@ -46,14 +46,14 @@ def rank_metrics(ranked: np.ndarray, targets: np.ndarray, ks: Sequence[int] = KS
     hits &= ~_repeated(ranked)
     discounts = 1 / np.log2(np.arange(2, max(ks) + 2))
     ideal = np.concatenate([[0.0], np.cumsum(discounts)])
-    metrics = {}
+    metrics: dict[str, np.ndarray] = {}
     for k in ks:
         top = hits[:, :k]
         any_hit = top.any(axis=1)
         metrics[f"hit_rate@{k}"] = any_hit.astype(np.float64)
-        metrics[f"recall@{k}"] = top.sum(axis=1) / num_targets
-        metrics[f"ndcg@{k}"] = top @ discounts[:k] / ideal[np.minimum(num_targets, k)]
-        metrics[f"mrr@{k}"] = any_hit / (1 + top.argmax(axis=1))
+        metrics[f"recall@{k}"] = np.divide(top.sum(axis=1), num_targets)
+        metrics[f"ndcg@{k}"] = np.divide(top @ discounts[:k], ideal[np.minimum(num_targets, k)])
+        metrics[f"mrr@{k}"] = np.divide(any_hit, 1 + top.argmax(axis=1))
     return metrics
 
 

@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from llmrec.atomic import atomic_path, write_json
 from llmrec.evaluation.evaluator import EvaluationResult
@@ -121,9 +123,6 @@ def write_metrics_json(
 
 def plot_comparison(results: Sequence[EvaluationResult], path: str | Path) -> None:
     """Draw hit_rate@10 and ndcg@10 of every recommender as bars with their 95 % intervals; a PNG at ``path``."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     shown = [metric for metric in ("ndcg@10", "hit_rate@10") if all(metric in result.metrics for result in results)]
     if not shown:
         raise ValueError("plot_comparison draws ndcg@10 and hit_rate@10: evaluate with 10 among the ks.")
@@ -141,7 +140,7 @@ def plot_comparison(results: Sequence[EvaluationResult], path: str | Path) -> No
                 f"{mean:.4f}", (high, row), xytext=(5, 0), textcoords="offset points", va="center", fontsize=9
             )
         axes.set_xlim(0, bounds[:, 1].max() * 1.25 or 1.0)
-        axes.set_title(f"{metric} (bars: 95 % intervals over users)", fontsize=10)
+        axes.set_title(f"{metric} with 95 % intervals over users", fontsize=10)
         axes.invert_yaxis()
         axes.spines[["top", "right"]].set_visible(False)
     with atomic_path(path) as temporary:

@@ -1,0 +1,62 @@
+"""Histories in, ranked items out: the one way to ask a fine-tuned language model for recommendations."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from transformers import PreTrainedModel
+
+from llmrec.decoding.device_trie import DeviceTrie
+from llmrec.decoding.rank import rank_items
+from llmrec.prompts.renderer import SegmentRenderer
+from llmrec.prompts.segments import Segment
+from llmrec.trie import Trie
+
+
+@dataclass
+class Recommender:
+    """A prompt and a constrained search around a model.
+
+    Args:
+        renderer: of the catalog and vocabulary that the model was trained with.
+        prompt: segments that ask for the item after a history of item ids, worded as in training.
+        max_history: items of the history shown to the model, the latest ones.
+        num_beams: search width.
+        batch_size: users at a time.
+    """
+
+    renderer: SegmentRenderer
+    prompt: Callable[[Sequence[str]], list[Segment]]
+    max_history: int
+    num_beams: int
+    batch_size: int = 32
+
+    def __post_init__(self) -> None:
+        self._trie = Trie.from_semantic_ids(self.renderer.catalog.semantic_ids)
+
+    def recommend(
+        self,
+        model: PreTrainedModel,
+        histories: Sequence[Sequence[int]],
+        k: int,
+        exclude: Sequence[Sequence[int]] | None = None,
+        progress: bool = True,
+    ) -> np.ndarray:
+        """Item indices, best first: int64 of shape (num_users, k), -1 where the catalogue had no more to give.
+
+        Args:
+            model: fine-tuned model.
+            histories: item indices of each user, oldest first.
+            k: list length, at most ``num_beams``.
+            exclude: for each user, item indices that must not be returned.
+            progress: show a bar.
+        """
+        trie = DeviceTrie(self._trie, self.renderer.vocabulary.code_token_ids, model.device)
+        prompts = [self.prompt_tokens(history, model.config.is_encoder_decoder) for history in histories]
+        return rank_items(model, prompts, trie, self.num_beams, k, exclude, self.batch_size, progress)
+
+    def prompt_tokens(self, history: Sequence[int], is_encoder_decoder: bool) -> list[int]:
+        """Token ids of one user's prompt; an encoder's input ends with the end token, as in training."""
+        item_ids = [self.renderer.catalog.item_ids[index] for index in history[-self.max_history :]]
+        tokens = self.renderer(self.prompt(item_ids))
+        return [*tokens, self.renderer.eos_token_id] if is_encoder_decoder else tokens
