@@ -49,11 +49,11 @@ def rank_metrics(ranked: np.ndarray, targets: np.ndarray, ks: Sequence[int] = KS
     metrics: dict[str, np.ndarray] = {}
     for k in ks:
         top = hits[:, :k]
-        any_hit = top.any(axis=1)
+        any_hit = np.asarray(top.any(axis=1))
         metrics[f"hit_rate@{k}"] = any_hit.astype(np.float64)
-        metrics[f"recall@{k}"] = np.divide(top.sum(axis=1), num_targets)
-        metrics[f"ndcg@{k}"] = np.divide(top @ discounts[:k], ideal[np.minimum(num_targets, k)])
-        metrics[f"mrr@{k}"] = np.divide(any_hit, 1 + top.argmax(axis=1))
+        metrics[f"recall@{k}"] = top.sum(axis=1) / num_targets
+        metrics[f"ndcg@{k}"] = top @ discounts[:k] / ideal[np.minimum(num_targets, k)]
+        metrics[f"mrr@{k}"] = any_hit / (1 + top.argmax(axis=1))
     return metrics
 
 
