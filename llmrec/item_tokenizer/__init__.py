@@ -1,0 +1,14 @@
+"""Items to semantic IDs: embeddings, quantizers, collisions, quality."""
+
+from llmrec.item_tokenizer.collaborative import collaborative_embeddings, combine_embeddings
+from llmrec.item_tokenizer.config import ItemTokenizerConfig
+from llmrec.item_tokenizer.embeddings import embed_items
+from llmrec.item_tokenizer.tokenizer import ItemTokenizer
+
+__all__ = [
+    "ItemTokenizer",
+    "ItemTokenizerConfig",
+    "collaborative_embeddings",
+    "combine_embeddings",
+    "embed_items",
+]
