@@ -11,7 +11,7 @@ from tests.tiny import make_catalog, make_device_trie, make_model
 PROMPT_LENGTHS = (3, 9, 5)
 
 
-def _prompts(vocabulary, lengths=PROMPT_LENGTHS) -> list[list[int]]:
+def _prompts(lengths=PROMPT_LENGTHS) -> list[list[int]]:
     rng = np.random.default_rng(3)
     return [rng.integers(2, 250, length).tolist() for length in lengths]
 
@@ -31,7 +31,7 @@ def test_wide_beams_rank_the_whole_catalogue_as_the_exhaustive_oracle_does(atten
     catalog = make_catalog()
     model, _, vocabulary = make_model(catalog)
     model.set_attn_implementation(attention)
-    prompts = _prompts(vocabulary)
+    prompts = _prompts()
     ranked = beam_search(model, prompts, make_device_trie(catalog, vocabulary), num_beams=30, k=30)
     for row, prompt in enumerate(prompts):
         oracle = _score_every_item(model, prompt, vocabulary.item_token_ids(catalog.semantic_ids))
@@ -46,7 +46,7 @@ def test_narrow_beams_equal_generate(num_beams: int, with_exclusion: bool) -> No
     model, _, vocabulary = make_model(catalog)
     trie = make_device_trie(catalog, vocabulary)
     exclude = [[0, 1, 2], [], list(range(20))] if with_exclusion else None
-    prompts = _prompts(vocabulary)
+    prompts = _prompts()
     ours = beam_search(model, prompts, trie, num_beams, k=num_beams, exclude=exclude)
     reference = generate_items(model, prompts, trie, num_beams, k=num_beams, exclude=exclude)
     assert ours.items.tolist() == reference.items.tolist()
@@ -58,7 +58,7 @@ def test_more_beams_than_items_return_every_item_once_and_then_nothing() -> None
     model, _, vocabulary = make_model(catalog)
     trie = make_device_trie(catalog, vocabulary)
     for search in (beam_search, generate_items):
-        ranked = search(model, _prompts(vocabulary), trie, num_beams=20, k=20)
+        ranked = search(model, _prompts(), trie, num_beams=20, k=20)
         for items, scores in zip(ranked.items, ranked.scores, strict=True):
             assert sorted(items[items >= 0].tolist()) == list(range(7))
             assert (items[7:] == -1).all()
@@ -69,7 +69,7 @@ def test_excluded_items_never_appear_and_the_others_keep_their_order() -> None:
     catalog = make_catalog()
     model, _, vocabulary = make_model(catalog)
     trie = make_device_trie(catalog, vocabulary)
-    prompts = _prompts(vocabulary)
+    prompts = _prompts()
     exclude = [[5, 6, 7], list(range(29)), []]
     everything = beam_search(model, prompts, trie, num_beams=30, k=30).items.tolist()
     allowed = beam_search(model, prompts, trie, num_beams=30, k=30, exclude=exclude).items.tolist()
@@ -81,7 +81,7 @@ def test_a_user_may_have_everything_excluded() -> None:
     catalog = make_catalog()
     model, _, vocabulary = make_model(catalog)
     trie = make_device_trie(catalog, vocabulary)
-    ranked = beam_search(model, _prompts(vocabulary, (4,)), trie, 5, 5, exclude=[list(range(30))])
+    ranked = beam_search(model, _prompts((4,)), trie, 5, 5, exclude=[list(range(30))])
     assert (ranked.items == -1).all()
 
 
@@ -89,7 +89,7 @@ def test_batching_does_not_change_a_users_list() -> None:
     catalog = make_catalog()
     model, _, vocabulary = make_model(catalog)
     trie = make_device_trie(catalog, vocabulary)
-    prompts = _prompts(vocabulary)
+    prompts = _prompts()
     together = beam_search(model, prompts, trie, 10, 10).items
     for row, prompt in enumerate(prompts):
         assert beam_search(model, [prompt], trie, 10, 10).items[0].tolist() == together[row].tolist()

@@ -38,7 +38,7 @@ def test_an_unknown_prefix_raises() -> None:
 
 
 def test_a_wrong_prompt_length_raises_instead_of_going_on_unconstrained() -> None:
-    catalog, model, tokenizer, _, trie = _setup()
+    _, model, tokenizer, _, trie = _setup()
     processor = CatalogLogitsProcessor(trie, prompt_length=2, eos_token_id=tokenizer.eos_token_id, num_beams=4)
     with pytest.raises(ValueError, match="prompt_length"):
         model.generate(torch.tensor([[9, 9, 9]]), logits_processor=[processor], num_beams=4, max_new_tokens=3)

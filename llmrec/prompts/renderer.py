@@ -1,0 +1,50 @@
+"""Typed segments to token ids: the one place where item tokens come from."""
+
+from collections.abc import Iterable
+from functools import lru_cache
+
+from llmrec.catalog import Catalog
+from llmrec.prompts.segments import Segment
+from llmrec.schema import DataError
+from llmrec.vocabulary import ItemVocabulary
+
+
+class SegmentRenderer:
+    """Encodes segments with one catalog and one vocabulary.
+
+    A text segment becomes text tokens whatever it spells; only an item segment becomes item tokens. Neighbouring text
+    segments are joined before encoding, so that a title in a sentence is tokenized as the sentence would be.
+    """
+
+    def __init__(self, catalog: Catalog, vocabulary: ItemVocabulary) -> None:
+        self.catalog = catalog
+        self.vocabulary = vocabulary
+        self._item_tokens = vocabulary.item_token_ids(catalog.semantic_ids).tolist()
+        self._encode_text = lru_cache(maxsize=100_000)(vocabulary.encode_text)
+
+    @property
+    def eos_token_id(self) -> int:
+        return self.vocabulary.tokenizer.eos_token_id
+
+    def item_tokens(self, item_id: str) -> list[int]:
+        """Token ids of one item's semantic ID, one per codebook.
+
+        Raises:
+            DataError: if the catalog has no such item.
+        """
+        return self._item_tokens[self.catalog.rows_of([item_id])[0]]
+
+    def __call__(self, segments: Iterable[Segment]) -> list[int]:
+        """Token ids of ``segments``, in order, without any beginning or end token."""
+        token_ids: list[int] = []
+        text = ""
+        for segment in segments:
+            if segment.kind == "text":
+                text += segment.value
+            elif segment.kind == "item":
+                token_ids += self._encode_text(text) if text else []
+                token_ids += self.item_tokens(segment.value)
+                text = ""
+            else:
+                raise DataError(f"A segment is of kind {segment.kind!r}; allowed are 'text' and 'item'.")
+        return token_ids + (self._encode_text(text) if text else [])

@@ -1,0 +1,51 @@
+"""TRL's SFTConfig with defaults for a small model on whatever machine there is."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from trl import SFTConfig
+
+
+@dataclass
+class RecommendationSFTConfig(SFTConfig):
+    """``SFTConfig`` whose defaults train the small model of the demo; a YAML file sets the rest for a pretrained one.
+
+    On a machine without an accelerator it turns ``use_cpu`` on, and bf16 off unless asked for: few CPUs have it.
+    """
+
+    output_dir: str | None = field(
+        default="outputs/lcrec", metadata={"help": "Folder of the run: checkpoint and results."}
+    )
+    num_train_epochs: float = field(default=12, metadata={"help": "Passes over the training examples."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Sequences in a training batch."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Decoupled weight decay."})
+    adam_beta2: float = field(default=0.98, metadata={"help": "AdamW's second beta."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule."})
+    warmup_steps: float = field(default=0.05, metadata={"help": "Warm-up: a share of all steps, or their number."})
+    max_length: int | None = field(default=1024, metadata={"help": "Longest sequence in tokens."})
+    gradient_checkpointing: bool = field(default=False, metadata={"help": "Trade compute for memory."})
+    logging_steps: float = field(default=50, metadata={"help": "Log the training loss every so many steps."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save, and so from where a run resumes."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Training checkpoints kept."})
+    report_to: str = field(default="none", metadata={"help": "Experiment tracker: tensorboard, wandb, trackio ..."})
+    seed: int = field(default=42, metadata={"help": "Of everything drawn: weights, windows, templates, order."})
+
+    def __post_init__(self) -> None:
+        if not torch.cuda.is_available() and not torch.backends.mps.is_available():
+            self.use_cpu = True
+            self.bf16: bool | None = bool(self.bf16)
+        # rows are read through a transform: the trainer must neither prepare them nor drop their columns
+        self.dataset_kwargs: dict[str, Any] | None = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
+        self.remove_unused_columns = False
+        super().__post_init__()
+
+
+def choose_by_validation(config: RecommendationSFTConfig, metric: str) -> None:
+    """Validate whenever ``config`` saves, and end with the checkpoint that has the highest validation ``metric``."""
+    config.eval_strategy = config.save_strategy
+    config.eval_steps = config.save_steps
+    config.load_best_model_at_end = True
+    config.metric_for_best_model = f"eval_{metric}"
+    config.greater_is_better = True

@@ -1,0 +1,55 @@
+"""The output folder of a run: start it, resume it, or see that it is finished."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers.trainer_utils import get_last_checkpoint
+
+from llmrec.atomic import write_json
+
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run's output folder.
+
+    Attributes:
+        folder: holds the final checkpoint, metrics.json and the report once the run is finished.
+        finished: whether an earlier call ended with a result.
+        last_checkpoint: where an interrupted training goes on, or None.
+    """
+
+    folder: Path
+    finished: bool
+    last_checkpoint: str | None
+
+
+def open_run(folder: str | Path, config: dict[str, Any]) -> RunFolder:
+    """Start or continue the run that ``config`` describes.
+
+    Args:
+        folder: the output folder; made if missing.
+        config: everything that changes the result, as JSON values.
+
+    Raises:
+        ValueError: if the folder holds a run with another configuration; going on would mix the two.
+    """
+    folder = Path(folder)
+    run_file = folder / RUN_FILE
+    config = json.loads(json.dumps(config))
+    if run_file.is_file():
+        earlier = json.loads(run_file.read_text())
+        changed = sorted(name for name in {*earlier, *config} if earlier.get(name) != config.get(name))
+        if changed:
+            values = "; ".join(f"{name}: {earlier.get(name)!r} -> {config.get(name)!r}" for name in changed[:5])
+            raise ValueError(
+                f"{folder} holds a run with other options ({values}). Repeat that run's command to resume it, name "
+                f"another --output_dir, or delete {folder} to start over."
+            )
+    else:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(run_file, config)
+    return RunFolder(folder, (folder / "metrics.json").is_file(), get_last_checkpoint(str(folder)))

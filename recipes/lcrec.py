@@ -1,0 +1,288 @@
+"""LC-Rec: a language model that recommends by writing the semantic ID of the next item (arXiv 2311.09049).
+
+Laptop, no GPU and no hub (MovieLens-100K, a small Qwen3 from its config; about 15 minutes on 2 cores):
+
+    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/lcrec.py
+
+One GPU, LoRA on a pretrained Qwen3, all six alignment tasks:
+
+    accelerate launch --config_file accelerate_configs/single_gpu.yaml recipes/lcrec.py \
+        --config recipes/configs/lcrec/qwen3_lora.yaml
+
+Many GPUs, full fine-tuning as in the paper:
+
+    accelerate launch --config_file accelerate_configs/multi_gpu.yaml recipes/lcrec.py \
+        --config recipes/configs/lcrec/qwen3_full.yaml
+
+Every stage that is missing is run first (data, semantic IDs, instructions), an interrupted training resumes, and a
+finished run prints its report again. Expected numbers: recipes/README.md. Every option: --help.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+from accelerate import PartialState
+from trl import ModelConfig, TrlParser
+
+from llmrec.catalog import Catalog
+from llmrec.dataset import PreparationConfig, RecDataset, prepare_dataset, read_movielens
+from llmrec.evaluation import Evaluator, format_table, plot_comparison, print_recommendations, write_metrics_json
+from llmrec.evaluation.recommender import Recommender
+from llmrec.hub import push_to_hub, save_checkpoint, save_model_card
+from llmrec.item_tokenizer import EmbeddingConfig, ItemTokenizerConfig, build_catalog
+from llmrec.item_tokenizer.stage import TOKENIZER_FOLDER
+from llmrec.models.from_config import SmallModelConfig
+from llmrec.prompts.history import HISTORY_OPENING, history_prompt
+from llmrec.prompts.instructions import build_instructions
+from llmrec.prompts.lcrec import TASKS, seqrec_prompt
+from llmrec.prompts.renderer import SegmentRenderer
+from llmrec.training.arguments import RecommendationSFTConfig, choose_by_validation
+from llmrec.training.backbone import load_backbone, lora_config, merge_adapter
+from llmrec.training.examples import EpochExamples, HistoryWindows, InstructionExamples, TargetExamples
+from llmrec.training.ranking_trainer import RankingEvaluation, build_trainer
+from llmrec.training.run_folder import open_run
+from llmrec.training.stopwatch import Stopwatch
+
+REPORT_FILE = "report.txt"
+
+
+@dataclass
+class LCRecArguments:
+    """What is this recipe's own; training is TRL's SFTConfig, model and LoRA are TRL's ModelConfig."""
+
+    dataset_dir: str = field(
+        default="data/ml-100k",
+        metadata={"help": "Folder made by a data_prep/ script; the default is prepared if missing."},
+    )
+    tasks: list[str] = field(
+        default_factory=lambda: ["seqrec"],
+        metadata={"help": "Alignment tasks: seqrec item2index index2item fusionseqrec itemsearch preferenceobtain."},
+    )
+    history_loss: Literal["all", "prefix"] = field(
+        default="all",
+        metadata={"help": "all: one pass per user, loss on every item. prefix: one example per prefix (paper)."},
+    )
+    fusion_samples: int | None = field(default=None, metadata={"help": "fusionseqrec examples kept; all if unset."})
+    max_history: int = field(default=50, metadata={"help": "Latest items of a history that the model sees."})
+    refit: bool = field(
+        default=False,
+        metadata={"help": "Train with the validation items too, for a number of passes chosen beforehand."},
+    )
+    item_embedding: Literal["text", "collaborative", "concat", "average"] = field(
+        default="concat",
+        metadata={"help": "What IDs are made of: item text, training co-occurrence, or both."},
+    )
+    text_encoder: str = field(
+        default="bundled", metadata={"help": "sentence-transformers folder or Hub name; 'bundled' needs no hub."}
+    )
+    text_encoder_type: Literal["sentence_transformer", "causal_lm"] = field(
+        default="sentence_transformer",
+        metadata={"help": "causal_lm: mean-pooled title and description, as in the paper."},
+    )
+    collaborative_weight: float = field(default=0.5, metadata={"help": "Share of co-occurrence in concat and average."})
+    quantizer: Literal["residual_kmeans", "rqvae"] = field(default="residual_kmeans", metadata={"help": "IDs from."})
+    num_codebooks: int = field(default=3, metadata={"help": "Levels of a semantic ID, before a disambiguation level."})
+    codebook_size: int = field(default=32, metadata={"help": "Codes of each level; the paper has 256 and 4 levels."})
+    conflict_rounds: int = field(default=20, metadata={"help": "LC-Rec's rounds against collisions; 0 skips them."})
+    initialization: Literal["text", "default"] = field(
+        default="text",
+        metadata={"help": "New rows of a pretrained model: from item titles, or random."},
+    )
+    architecture: Literal["qwen3", "t5"] = field(
+        default="qwen3", metadata={"help": "Small model built when no --model_name_or_path is given; t5 is TIGER's."}
+    )
+    hidden_size: int = field(default=128, metadata={"help": "Width of the small model."})
+    num_layers: int = field(default=4, metadata={"help": "Layers of the small model."})
+    dropout: float = field(default=0.0, metadata={"help": "Dropout of the small model."})
+    num_beams: int = field(default=50, metadata={"help": "Search width."})
+    exclude_seen: bool = field(default=True, metadata={"help": "Never recommend what the user had before."})
+    valid_users: int | None = field(default=2000, metadata={"help": "Users ranked at each validation; all if unset."})
+    early_stopping_patience: int | None = field(
+        default=3, metadata={"help": "Stop after so many validations without a better ndcg@10."}
+    )
+
+
+def main() -> None:
+    args, config, model_args = TrlParser((LCRecArguments, RecommendationSFTConfig, ModelConfig)).parse_args_and_config()
+    run = open_run(config.output_dir, run_options(args, config, model_args))
+    if run.finished:
+        print((run.folder / REPORT_FILE).read_text())
+        return
+    stopwatch = Stopwatch()
+
+    # Data, semantic IDs and instructions: one process makes what is missing, the others wait and read it
+    with PartialState().main_process_first(), stopwatch.stage("data"):
+        dataset = open_dataset(args)
+        catalog, item_tokenizer_folder = open_catalog(args, dataset, config.seed)
+        tables = open_instructions(args, dataset, config.seed)
+
+    # Model and vocabulary
+    small = SmallModelConfig(args.architecture, args.hidden_size, args.num_layers, dropout=args.dropout)
+    model, tokenizer, vocabulary = load_backbone(model_args, small, catalog, args.initialization, config.seed)
+
+    # Prompts: training examples, and the same wording for validation and test
+    renderer = SegmentRenderer(catalog, vocabulary)
+    prompt = history_prompt if args.history_loss == "all" else seqrec_prompt
+    recommender = Recommender(renderer, prompt, args.max_history, args.num_beams, config.per_device_eval_batch_size)
+    sources = training_sources(args, dataset, tables, renderer, config.seed)
+    epochs = {"eos_token_id": tokenizer.eos_token_id, "is_encoder_decoder": model.config.is_encoder_decoder}
+    training = EpochExamples(sources, max_length=config.max_length, **epochs)
+
+    # Trainer: validation chooses the checkpoint, unless the validation items are trained on too
+    validation, rank_validation = None, None
+    if not args.refit:
+        choose_by_validation(config, "ndcg@10")
+        validation = EpochExamples([valid_source(args, dataset, recommender)], max_length=config.max_length, **epochs)
+        rank_validation = ranking_evaluation(args, dataset, recommender, config.seed)
+    adapter = lora_config(model_args, model, vocabulary)
+    patience = args.early_stopping_patience
+    trainer = build_trainer(model, tokenizer, config, training, validation, rank_validation, patience, adapter)
+
+    # Train or resume
+    with stopwatch.stage("training"):
+        trainer.train(resume_from_checkpoint=run.last_checkpoint)
+
+    # Test against the floors; save, card, push
+    if trainer.is_world_process_zero():
+        trained = trainer.accelerator.unwrap_model(trainer.model)
+        adapter_folder = run.folder / "adapter"
+        model = merge_adapter(trained, adapter_folder, model_args, catalog, args.initialization, config.seed)
+        options = run_options(args, config, model_args)
+        prompts = {"history_loss": args.history_loss, "opening": HISTORY_OPENING, "max_history": args.max_history}
+        save_checkpoint(run.folder, model, tokenizer, catalog, item_tokenizer_folder, options, prompts, method="lcrec")
+        metrics = report(args, config, model_args, dataset, recommender, model, stopwatch)
+        example = tokenizer.decode(recommender.prompt_tokens(range(2), model.config.is_encoder_decoder))
+        save_model_card(
+            run.folder, metrics, example, base_model=model_args.model_name_or_path, repo_id=config.hub_model_id
+        )
+        if config.push_to_hub:
+            push_to_hub(run.folder, config.hub_model_id or run.folder.name, private=bool(config.hub_private_repo))
+
+
+def run_options(args: LCRecArguments, config: RecommendationSFTConfig, model_args: ModelConfig) -> dict[str, Any]:
+    """Everything that can change the result, as JSON values."""
+    training = config.to_dict()
+    for name in ("output_dir", "logging_dir", "run_name", "report_to", "disable_tqdm", "push_to_hub", "hub_model_id"):
+        training.pop(name, None)
+    training = {name: value for name, value in training.items() if not name.startswith(("hub_", "logging_", "log_"))}
+    return json.loads(json.dumps({**asdict(args), **asdict(model_args), **training}, default=str))
+
+
+def open_dataset(args: LCRecArguments) -> RecDataset:
+    """The prepared dataset; MovieLens-100K is prepared where the default folder is missing."""
+    folder = Path(args.dataset_dir)
+    if not folder.exists() and args.dataset_dir == LCRecArguments.dataset_dir:
+        return prepare_dataset(read_movielens(), folder, PreparationConfig())
+    return RecDataset.load(folder)
+
+
+def open_catalog(args: LCRecArguments, dataset: RecDataset, seed: int) -> tuple[Catalog, Path]:
+    """Catalog and the folder of its item tokenizer, made where they are missing."""
+    config = ItemTokenizerConfig(
+        quantizer=args.quantizer,
+        num_codebooks=args.num_codebooks,
+        codebook_size=args.codebook_size,
+        conflict_rounds=args.conflict_rounds,
+        seed=seed,
+    )
+    folder = dataset.folder / "semantic_ids"
+    embedding = EmbeddingConfig(
+        combine=args.item_embedding,
+        collaborative_weight=args.collaborative_weight,
+        model=args.text_encoder,
+        encoder=args.text_encoder_type,
+    )
+    _, catalog = build_catalog(dataset, folder, embedding, config)
+    return catalog, folder / TOKENIZER_FOLDER
+
+
+def open_instructions(args: LCRecArguments, dataset: RecDataset, seed: int) -> dict[str, pa.Table]:
+    """Instruction tables by task; the sequence task needs none where the loss is on whole histories."""
+    unknown = sorted(set(args.tasks) - set(TASKS))
+    if unknown or not args.tasks:
+        raise ValueError(f"tasks holds {unknown or 'nothing'}; allowed are {', '.join(TASKS)}.")
+    tasks = [task for task in args.tasks if task != "seqrec" or args.history_loss == "prefix"]
+    folder = dataset.folder / "instructions"
+    return build_instructions(dataset, folder, tasks, fusion_samples=args.fusion_samples, seed=seed) if tasks else {}
+
+
+def training_sources(
+    args: LCRecArguments, dataset: RecDataset, tables: dict[str, pa.Table], renderer: SegmentRenderer, seed: int
+) -> list[Any]:
+    """What is trained on: whole histories or their prefixes, and the other tasks."""
+    sources: list[Any] = [InstructionExamples(table, renderer, seed) for table in tables.values()]
+    if args.history_loss == "all" and "seqrec" in args.tasks:
+        sequences = dataset.train_sequences(refit=args.refit)
+        sources.insert(0, HistoryWindows(sequences, renderer, args.max_history + 1, seed))
+    return sources
+
+
+def valid_source(args: LCRecArguments, dataset: RecDataset, recommender: Recommender) -> TargetExamples:
+    """Validation histories and their next items, for the validation loss."""
+    histories = [history[-args.max_history :] for history in dataset.valid["history"].to_pylist()]
+    targets = [items[0] for items in dataset.valid["target_item_ids"].to_pylist()]
+    ends = args.history_loss == "prefix"
+    return TargetExamples(histories, targets, recommender.prompt, recommender.renderer, ends)
+
+
+def ranking_evaluation(
+    args: LCRecArguments, dataset: RecDataset, recommender: Recommender, seed: int
+) -> RankingEvaluation:
+    """Validation by ranking the full catalogue."""
+    evaluator = Evaluator(
+        dataset,
+        recommender.renderer.catalog.item_ids,
+        "valid",
+        exclude_seen=args.exclude_seen,
+        ks=(10,),
+        num_users=args.valid_users,
+        seed=seed,
+    )
+
+    def evaluate(model: Any) -> dict[str, float]:
+        ranked = recommender.recommend(model, evaluator.histories, 10, evaluator.seen, progress=False)
+        result = evaluator.evaluate("lcrec", ranked)
+        return {name: result.metrics[name] for name in ("ndcg@10", "hit_rate@10")}
+
+    return evaluate
+
+
+def report(
+    args: LCRecArguments,
+    config: RecommendationSFTConfig,
+    model_args: ModelConfig,
+    dataset: RecDataset,
+    recommender: Recommender,
+    model: Any,
+    stopwatch: Stopwatch,
+) -> dict[str, Any]:
+    """Rank the test users, print the table and a few recommendations, and write metrics.json and the picture."""
+    catalog, folder = recommender.renderer.catalog, Path(config.output_dir)
+    evaluator = Evaluator(dataset, catalog.item_ids, "test", exclude_seen=args.exclude_seen, refit=args.refit)
+    with stopwatch.stage("evaluation"):
+        ranked = recommender.recommend(model, evaluator.histories, max(evaluator.ks), evaluator.seen)
+        results = [evaluator.evaluate("lcrec", ranked), *evaluator.floors()]
+    tuning = ("4-bit LoRA" if model_args.load_in_4bit else "LoRA") if model_args.use_peft else "full"
+    protocol = {
+        **evaluator.protocol,
+        "max_history": args.max_history,
+        "history_loss": args.history_loss,
+        "num_beams": args.num_beams,
+        "passes": config.num_train_epochs,
+        "tuning": tuning,
+        "seed": config.seed,
+    }
+    table = format_table(results, protocol)
+    print(f"\n{table}")
+    print_recommendations(catalog.titles, evaluator.histories, ranked, evaluator.targets)
+    (folder / REPORT_FILE).write_text(table + "\n")
+    plot_comparison(results, folder / "comparison.png")
+    write_metrics_json(folder / "metrics.json", protocol, dataset.fingerprint, results, stopwatch.seconds)
+    return json.loads((folder / "metrics.json").read_text())
+
+
+if __name__ == "__main__":
+    main()
