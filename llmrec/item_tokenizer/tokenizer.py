@@ -56,6 +56,11 @@ class ItemTokenizer:
         return len(self.codebook_sizes)
 
     @property
+    def device(self) -> torch.device:
+        """Where the quantizer is."""
+        return self.quantizer.codebooks.device
+
+    @property
     def has_disambiguation_level(self) -> bool:
         """Whether collisions were left at fit time, so that every ID carries one further level."""
         return self.num_codebooks > self.config.num_codebooks
@@ -161,10 +166,9 @@ class ItemTokenizer:
         """index -> the codes to try at the level that tells items apart, best first."""
         if self.has_disambiguation_level:
             return lambda _: range(self.codebook_sizes[-1])
-        device = self.quantizer.codebooks.device
 
         def by_distance(index: int) -> list[int]:
-            point = torch.tensor(embeddings[index : index + 1], dtype=torch.float32, device=device)
+            point = torch.tensor(embeddings[index : index + 1], dtype=torch.float32, device=self.device)
             distances = self.quantizer.last_level_distances(point, self.quantizer.nearest_codes(point))
             return distances[0].argsort(stable=True).tolist()
 

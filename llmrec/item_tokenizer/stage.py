@@ -1,0 +1,138 @@
+"""The stage from a dataset folder to a catalog: embed, fit, report; done once for the same inputs and options."""
+
+import hashlib
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from llmrec.atomic import write_json
+from llmrec.catalog import Catalog
+from llmrec.item_tokenizer.collaborative import CombineMode, collaborative_embeddings, combine_embeddings
+from llmrec.item_tokenizer.config import ItemTokenizerConfig
+from llmrec.item_tokenizer.embeddings import BUNDLED_MODEL, Encoder, embed_items
+from llmrec.item_tokenizer.quality import write_quality_report
+from llmrec.item_tokenizer.tokenizer import ItemTokenizer
+
+if TYPE_CHECKING:  # ibis takes a second to import, and only the tables are used here
+    from llmrec.dataset import RecDataset
+
+logger = logging.getLogger(__name__)
+
+#: Written last: says that the folder is complete, and from what it was made.
+RECORD_FILE = "semantic_ids.json"
+TOKENIZER_FOLDER = "item_tokenizer"
+
+
+@dataclass(frozen=True)
+class EmbeddingConfig:
+    """What the item tokenizer sees of each item.
+
+    Args:
+        combine: ``text``, ``collaborative`` (no text model needed), ``concat`` or ``average``; see
+            ``combine_embeddings``, and docs/item_tokenizer.md for the measurements behind the default.
+        collaborative_weight: share of the collaborative part in ``concat`` and ``average``, 0 to 1.
+        collaborative_dim: width of the collaborative embeddings.
+        collaborative_window: largest distance of two items in a history that count as near.
+        model: of the text: ``bundled``, a folder, or a Hub name; see ``embed_items``.
+        encoder: ``sentence_transformer`` or ``causal_lm`` (LC-Rec's).
+        revision: of a model on the Hub.
+        max_length: tokens of one text at most; ``None`` takes the model's limit.
+        embedding_batch_size: texts in one forward pass.
+        cache_dir: of text embeddings; ``None`` takes the folder ``embeddings`` beside the output folder.
+    """
+
+    combine: CombineMode = "concat"
+    collaborative_weight: float = 0.5
+    collaborative_dim: int = 64
+    collaborative_window: int = 10
+    model: str = BUNDLED_MODEL
+    encoder: Encoder = "sentence_transformer"
+    revision: str | None = None
+    max_length: int | None = None
+    embedding_batch_size: int = 64
+    cache_dir: str | None = None
+
+
+def build_catalog(
+    dataset: "RecDataset", output_dir: str | Path, embedding: EmbeddingConfig, config: ItemTokenizerConfig
+) -> tuple[ItemTokenizer, Catalog]:
+    """Give every item of a dataset a semantic ID, and write tokenizer, catalog and quality report into ``output_dir``.
+
+    A second call with the same dataset and options reads what is there. With others it starts anew.
+
+    Args:
+        dataset: items, training histories and validation histories.
+        output_dir: for ``item_tokenizer/``, ``catalog.parquet``, ``catalog.json``, ``quality.json``, ``quality.png``
+            and ``semantic_ids.json`` (inputs and options; written last).
+        embedding: what is quantized.
+        config: how; its device also embeds.
+
+    Returns:
+        The tokenizer and the catalog.
+    """
+    output_dir = Path(output_dir)
+    record = _record(dataset, embedding, config)
+    if _recorded(output_dir) == record:
+        logger.info("%s is up to date: nothing to do.", output_dir)
+        return ItemTokenizer.load(output_dir / TOKENIZER_FOLDER, config.device), Catalog.load(output_dir)
+    (output_dir / RECORD_FILE).unlink(missing_ok=True)  # until the new files are all there
+    embeddings = dataset_embeddings(dataset, embedding, output_dir.parent / "embeddings", config.device)
+    tokenizer = ItemTokenizer.fit(dataset.items["item_id"].to_pylist(), embeddings, config)
+    catalog = Catalog(dataset.items, tokenizer.semantic_ids, tokenizer.codebook_sizes)
+    tokenizer.save(output_dir / TOKENIZER_FOLDER)
+    catalog.save(output_dir)
+    report = write_quality_report(tokenizer, embeddings, dataset.valid, output_dir)
+    for warning in report["warnings"]:
+        logger.warning(warning)
+    write_json(output_dir / RECORD_FILE, record)
+    return tokenizer, catalog
+
+
+def dataset_embeddings(
+    dataset: "RecDataset", config: EmbeddingConfig, default_cache_dir: Path, device: str | None = None
+) -> np.ndarray:
+    """What ``config`` asks for, from item texts and training histories only: float32 (num_items, dim)."""
+    text = collaborative = None
+    if config.combine != "collaborative":
+        text = embed_items(
+            dataset.items,
+            model=config.model,
+            cache_dir=config.cache_dir or default_cache_dir,
+            batch_size=config.embedding_batch_size,
+            device=device,
+            max_length=config.max_length,
+            encoder=config.encoder,
+            revision=config.revision,
+        )
+    if config.combine != "text":
+        collaborative = collaborative_embeddings(
+            dataset.train_sequences(),
+            dataset.items["item_id"].to_pylist(),
+            config.collaborative_dim,
+            config.collaborative_window,
+        )
+    return combine_embeddings(text, collaborative, config.combine, config.collaborative_weight)
+
+
+def _record(dataset: "RecDataset", embedding: EmbeddingConfig, config: ItemTokenizerConfig) -> dict[str, Any]:
+    """Everything the result depends on: not where it runs, how many texts at a time, or where they are cached."""
+    content = [dataset.items.to_pylist(), dataset.train_sequences()]
+    record = {
+        "split_fingerprint": dataset.fingerprint,
+        "inputs": hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16],
+        "embedding": asdict(embedding),
+        "item_tokenizer": asdict(config),
+    }
+    for name in ("embedding_batch_size", "cache_dir"):
+        del record["embedding"][name]
+    del record["item_tokenizer"]["device"]
+    return json.loads(json.dumps(record))  # as it reads back: tuples are lists
+
+
+def _recorded(output_dir: Path) -> dict[str, Any] | None:
+    path = output_dir / RECORD_FILE
+    return json.loads(path.read_text()) if path.is_file() else None
