@@ -7,6 +7,7 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import svds
 
+from llmrec.item_tokenizer.pca import principal_components
 from llmrec.schema import DataError
 
 CombineMode = Literal["text", "collaborative", "concat", "average"]
@@ -139,11 +140,8 @@ def _normalised(embeddings: np.ndarray) -> np.ndarray:
 
 
 def _project(embeddings: np.ndarray, width: int) -> np.ndarray:
-    """On the ``width`` principal components, signs fixed as above; unchanged where it is that narrow already."""
+    """On the first ``width`` principal components; unchanged where it is that narrow already."""
     if embeddings.shape[1] <= width:
         return embeddings
-    centred = embeddings - embeddings.mean(axis=0)
-    _, components = np.linalg.eigh(centred.T @ centred)  # ascending
-    components = components[:, ::-1][:, :width]
-    largest = np.abs(components).argmax(axis=0)
-    return centred @ (components * np.where(components[largest, np.arange(width)] < 0, -1, 1))
+    mean, components = principal_components(embeddings, width)
+    return (embeddings - mean) @ components

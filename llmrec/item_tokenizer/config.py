@@ -19,7 +19,7 @@ class ItemTokenizerConfig:
         kmeans_iterations: at most this many Lloyd passes over the catalogue for each level (*ours*).
         hidden_sizes: widths of the RQ-VAE encoder between input and latent, mirrored in the decoder. ``None`` takes
             LC-Rec's stack 2048-1024-512-256-128-64 without the widths above the input's (*ours* below 2048 inputs).
-        latent_dim: width of the RQ-VAE codes.
+        latent_dim: width of the codes: the RQ-VAE's latent, or principal components kept by residual k-means (*ours*).
         epochs: passes of RQ-VAE training; the authors used the 5,000th epoch's checkpoint.
         batch_size: items in one RQ-VAE step.
         learning_rate: peak of AdamW's, after a linear warm-up and before a linear decay to 0.

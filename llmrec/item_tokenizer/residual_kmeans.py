@@ -1,4 +1,4 @@
-"""Residual k-means: k-means on the embeddings, then on what each level leaves over. The latent space is the input's."""
+"""Residual k-means: k-means on the embeddings' principal components, then on what each level leaves over."""
 
 from collections.abc import Iterator
 
@@ -9,39 +9,53 @@ from tqdm import trange
 
 from llmrec.item_tokenizer.config import ItemTokenizerConfig
 from llmrec.item_tokenizer.kmeans import kmeans
+from llmrec.item_tokenizer.pca import principal_components
 from llmrec.item_tokenizer.quantizer import Quantizer, row_chunks, squared_distances
 
 
 class ResidualKMeans(Quantizer):
-    """Codebooks found by k-means, one level after the other.
+    """Codebooks found by k-means, one level after the other, in the space of the first principal components.
+
+    In hundreds of dimensions the residuals of a few thousand items are nearly equidistant, and k-means ends with one
+    cluster for almost all of them beside many of one item: on MovieLens text embeddings (384-d, 4 x 256 codes) levels
+    2 to 4 had perplexities of 13, 6 and 14; on 32 components 129, 108 and 69.
 
     Args:
-        num_codebooks: levels.
-        codebook_size: codes at each level.
+        config: levels, sizes and ``latent_dim``, the number of components (at most ``dim``).
         dim: width of the embeddings.
     """
 
-    def __init__(self, num_codebooks: int, codebook_size: int, dim: int) -> None:
+    mean: Tensor
+    components: Tensor
+
+    def __init__(self, config: ItemTokenizerConfig, dim: int) -> None:
         super().__init__()
-        self.register_buffer("codebooks", torch.zeros(num_codebooks, codebook_size, dim))
+        latent_dim = min(config.latent_dim, dim)
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("components", torch.zeros(dim, latent_dim))
+        self.register_buffer("codebooks", torch.zeros(config.num_codebooks, config.codebook_size, latent_dim))
 
     def to_latents(self, embeddings: Tensor) -> Tensor:
-        return embeddings
+        return (embeddings - self.mean) @ self.components
 
     def from_latents(self, latents: Tensor) -> Tensor:
-        return latents
+        return latents @ self.components.T + self.mean
 
     @classmethod
     def fit(cls, embeddings: np.ndarray, config: ItemTokenizerConfig, device: torch.device) -> "ResidualKMeans":
-        """Fit on (num_items, dim) float32 embeddings; holds one chunk and the codebooks on ``device``."""
+        """Fit on (num_items, dim) float32 embeddings; holds one chunk, the codes and the codebooks on ``device``."""
         num_items, dim = embeddings.shape
-        quantizer = cls(config.num_codebooks, config.codebook_size, dim).to(device)
+        quantizer = cls(config, dim).to(device)
+        mean, components = principal_components(embeddings, quantizer.components.shape[1])
+        quantizer.mean.copy_(torch.from_numpy(mean))
+        quantizer.components.copy_(torch.from_numpy(components))
         codes = torch.zeros(num_items, config.num_codebooks, dtype=torch.int64, device=device)
         for level in trange(config.num_codebooks, desc="k-means levels", disable=None):
 
             def residuals(level: int = level) -> Iterator[Tensor]:
                 for part, chunk in row_chunks(embeddings, device):
-                    yield chunk - quantizer.quantized_latents(codes[part, :level]) if level else chunk
+                    latents = quantizer.to_latents(chunk)
+                    yield latents - quantizer.quantized_latents(codes[part, :level]) if level else latents
 
             seed = config.seed + level
             centres = kmeans(residuals, num_items, config.codebook_size, config.kmeans_iterations, seed)

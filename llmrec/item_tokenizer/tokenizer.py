@@ -248,7 +248,7 @@ class ItemTokenizer:
 def _empty_quantizer(config: ItemTokenizerConfig, dim: int) -> Quantizer:
     if config.quantizer == "rqvae":
         return RQVAE(config, dim)
-    return ResidualKMeans(config.num_codebooks, config.codebook_size, dim)
+    return ResidualKMeans(config, dim)
 
 
 def _device(name: str | None) -> torch.device:
