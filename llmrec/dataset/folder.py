@@ -1,0 +1,124 @@
+"""A prepared dataset folder: the artefact between data preparation and everything after it."""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llmrec.schema import HISTORIES, INTERACTIONS, ITEMS, TRAIN, DataError
+
+INFO_FILE = "dataset.json"
+TABLES = {"interactions": INTERACTIONS, "items": ITEMS, "train": TRAIN, "valid": HISTORIES, "test": HISTORIES}
+
+
+@dataclass(frozen=True)
+class RecDataset:
+    """Interactions, items and histories, split. Tables are read when first used.
+
+    Args:
+        folder: what ``prepare_dataset`` wrote.
+        info: the content of dataset.json: name, source, protocol, counts, split_fingerprint.
+    """
+
+    folder: Path
+    info: dict[str, Any]
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "RecDataset":
+        """Open a prepared folder.
+
+        Raises:
+            FileNotFoundError: if it is not one.
+        """
+        folder = Path(folder)
+        if not (folder / INFO_FILE).is_file():
+            raise FileNotFoundError(
+                f"{folder} holds no {INFO_FILE}: it is not a prepared dataset. Make one with a script of data_prep/, "
+                "such as python data_prep/interactions.py --help for your own files."
+            )
+        return cls(folder, json.loads((folder / INFO_FILE).read_text()))
+
+    def _read(self, name: str) -> pa.Table:
+        return pq.read_table(self.folder / f"{name}.parquet").cast(TABLES[name])
+
+    @cached_property
+    def interactions(self) -> pa.Table:
+        """Kept events, by user and then in order; ``schema.INTERACTIONS``."""
+        return self._read("interactions")
+
+    @cached_property
+    def items(self) -> pa.Table:
+        """Kept items; ``schema.ITEMS``. The row order defines the item index."""
+        return self._read("items")
+
+    @cached_property
+    def train(self) -> pa.Table:
+        """Training histories, never truncated; ``schema.TRAIN``."""
+        return self._read("train")
+
+    @cached_property
+    def valid(self) -> pa.Table:
+        """Validation histories and targets; ``schema.HISTORIES``."""
+        return self._read("valid")
+
+    @cached_property
+    def test(self) -> pa.Table:
+        """Test histories and targets; ``schema.HISTORIES``."""
+        return self._read("test")
+
+    @property
+    def name(self) -> str:
+        return self.info["name"]
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over the test rows: equal where two numbers were measured on the same test."""
+        return self.info["split_fingerprint"]
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """Everything that defines the split."""
+        return self.info["protocol"]
+
+    def train_sequences(self, refit: bool = False) -> list[list[str]]:
+        """Each user's training item ids, oldest first.
+
+        Args:
+            refit: append each user's validation targets; users without training interactions then come last.
+        """
+        sequences = dict(zip(self.train["user_id"].to_pylist(), self.train["item_ids"].to_pylist(), strict=True))
+        if refit:
+            for row in self.valid.select(["user_id", "target_item_ids"]).to_pylist():
+                sequences.setdefault(row["user_id"], []).extend(row["target_item_ids"])
+        return list(sequences.values())
+
+    def cold_item_ids(self) -> list[str]:
+        """Items without a training interaction, in catalogue order; under leave_last_out there are few."""
+        warm = {item for sequence in self.train["item_ids"].to_pylist() for item in sequence}
+        return [item for item in self.items["item_id"].to_pylist() if item not in warm]
+
+
+def find_prepared(folder: str | Path, protocol: dict[str, Any]) -> RecDataset | None:
+    """The dataset in ``folder`` if it was prepared under ``protocol``; None if the folder is not there or empty.
+
+    Raises:
+        DataError: if the folder holds something else.
+    """
+    folder = Path(folder)
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return None
+    if not (folder / INFO_FILE).is_file():
+        raise DataError(f"{folder} exists and is not a prepared dataset: name another --output_dir.")
+    dataset = RecDataset.load(folder)
+    changed = sorted(name for name in protocol if dataset.protocol.get(name) != protocol[name])
+    if changed:
+        values = "; ".join(f"{name}: {dataset.protocol.get(name)!r} -> {protocol[name]!r}" for name in changed)
+        raise DataError(
+            f"{folder} was prepared with other options ({values}). Name another --output_dir, or add --overwrite to "
+            "replace it."
+        )
+    return dataset
