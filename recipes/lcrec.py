@@ -105,8 +105,9 @@ class LCRecArguments:
     )
 
 
-def main() -> None:
-    args, config, model_args = TrlParser((LCRecArguments, RecommendationSFTConfig, ModelConfig)).parse_args_and_config()
+def main(argv: list[str] | None = None) -> None:
+    parser = TrlParser((LCRecArguments, RecommendationSFTConfig, ModelConfig))
+    args, config, model_args = parser.parse_args_and_config(argv)
     run = open_run(config.output_dir, run_options(args, config, model_args))
     if run.finished:
         print((run.folder / REPORT_FILE).read_text())

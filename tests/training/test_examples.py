@@ -57,7 +57,9 @@ def test_over_the_epochs_every_item_is_a_target_and_the_windows_move() -> None:
     history = [str(item) for item in range(30)]
     windows = HistoryWindows([history], RENDERER, 8, seed=1)
     starts = {_items_of(windows.example(row, epoch))[0] for row in range(len(windows)) for epoch in range(6)}
-    seen = {item for row in range(len(windows)) for epoch in range(6) for item in _items_of(windows.example(row, epoch))}
+    seen = {
+        item for row in range(len(windows)) for epoch in range(6) for item in _items_of(windows.example(row, epoch))
+    }
     assert seen == set(history)
     assert len(starts) > len(windows)
 
