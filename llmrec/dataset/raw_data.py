@@ -34,7 +34,6 @@ class RawData:
                 raise DataError(
                     f"The {table_name} of {self.source} lack the columns {missing}; have {table.column_names}."
                 )
-            object.__setattr__(self, table_name, table.select(schema.names).cast(schema))
             for column in schema:
                 nulls = table[column.name].null_count
                 if nulls and not column.nullable:
@@ -43,6 +42,7 @@ class RawData:
                         f"Column {column.name!r} of the {table_name} of {self.source} has {nulls} empty values, the "
                         f"first in row {row + 1}. Fill them in or remove those rows."
                     )
+            object.__setattr__(self, table_name, table.select(schema.names).cast(schema))
         counts = self.items["item_id"].value_counts()
         if len(counts) < self.items.num_rows:
             repeated = next(entry["values"] for entry in counts.to_pylist() if entry["counts"] > 1)
