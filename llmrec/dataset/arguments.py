@@ -1,12 +1,15 @@
 """Command-line options that every data_prep script shares."""
 
 import argparse
+import json
 import logging
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from llmrec.dataset.config import PreparationConfig
-from llmrec.dataset.folder import RecDataset, find_prepared
+from llmrec.dataset.folder import RecDataset, check_replaceable, find_prepared
 from llmrec.dataset.preparation import prepare_dataset, protocol
 from llmrec.dataset.raw_data import RawData
 
@@ -51,6 +54,13 @@ def preparation_config(args: argparse.Namespace) -> PreparationConfig:
     )
 
 
+def reader_options(args: argparse.Namespace) -> dict[str, Any]:
+    """What is a script's own among its parsed arguments, as JSON values."""
+    shared = {field.name for field in fields(PreparationConfig)} | {"output_dir", "overwrite", "push_to_hub"}
+    own = {name: value for name, value in sorted(vars(args).items()) if name not in shared}
+    return json.loads(json.dumps(own, default=str))
+
+
 def prepare_once(args: argparse.Namespace, read: Callable[[], RawData]) -> RecDataset:
     """Read and prepare what ``args`` describes, unless ``--output_dir`` holds just that; then print what it is.
 
@@ -59,10 +69,11 @@ def prepare_once(args: argparse.Namespace, read: Callable[[], RawData]) -> RecDa
         read: called only if there is something to do.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config = preparation_config(args)
-    dataset = None if args.overwrite else find_prepared(args.output_dir, protocol(config))
+    config, reader = preparation_config(args), reader_options(args)
+    dataset = None if args.overwrite else find_prepared(args.output_dir, protocol(config), reader)
     if dataset is None:
-        dataset = prepare_dataset(read(), args.output_dir, config)
+        check_replaceable(args.output_dir)  # before reading, which may take long
+        dataset = prepare_dataset(read(), args.output_dir, config, reader)
     else:
         print(f"{args.output_dir} is up to date: nothing to do (--overwrite prepares it anew).")
     sizes = ", ".join(f"{dataset.info['counts'][name]:,} {name}" for name in ("users", "items", "interactions"))

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from llmrec.schema import HISTORIES, INTERACTIONS, ITEMS, TRAIN, DataError
 
 INFO_FILE = "dataset.json"
+CARD_FILE = "README.md"
 TABLES = {"interactions": INTERACTIONS, "items": ITEMS, "train": TRAIN, "valid": HISTORIES, "test": HISTORIES}
 
 
@@ -102,8 +103,35 @@ class RecDataset:
         return [item for item in self.items["item_id"].to_pylist() if item not in warm]
 
 
-def find_prepared(folder: str | Path, protocol: dict[str, Any]) -> RecDataset | None:
+def check_replaceable(folder: str | Path) -> None:
+    """Refuse to replace a folder that holds files which data preparation did not write.
+
+    Raises:
+        DataError: naming one of them.
+    """
+    folder = Path(folder)
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise DataError(f"{folder} is a file: name another --output_dir.")
+    own = {INFO_FILE, CARD_FILE, *(f"{name}.parquet" for name in TABLES)}
+    others = sorted(entry.name for entry in folder.iterdir() if entry.name not in own)
+    if others:
+        raise DataError(
+            f"{folder} also holds {', '.join(others[:3])}{' and more' if len(others) > 3 else ''}, which a new "
+            "preparation would delete or leave out of date. Name another --output_dir, or remove them yourself."
+        )
+
+
+def find_prepared(
+    folder: str | Path, protocol: dict[str, Any], reader: dict[str, Any] | None = None
+) -> RecDataset | None:
     """The dataset in ``folder`` if it was prepared under ``protocol``; None if the folder is not there or empty.
+
+    Args:
+        folder: to look into.
+        protocol: what defines the wanted split.
+        reader: the options of reading, compared with the recorded ones; None: not compared.
 
     Raises:
         DataError: if the folder holds something else.
@@ -114,9 +142,11 @@ def find_prepared(folder: str | Path, protocol: dict[str, Any]) -> RecDataset | 
     if not (folder / INFO_FILE).is_file():
         raise DataError(f"{folder} exists and is not a prepared dataset: name another --output_dir.")
     dataset = RecDataset.load(folder)
-    changed = sorted(name for name in protocol if dataset.protocol.get(name) != protocol[name])
+    wanted = {**protocol, **(reader or {})}
+    recorded = {**dataset.info.get("reader", {}), **dataset.protocol}
+    changed = sorted(name for name in wanted if recorded.get(name) != wanted[name])
     if changed:
-        values = "; ".join(f"{name}: {dataset.protocol.get(name)!r} -> {protocol[name]!r}" for name in changed)
+        values = "; ".join(f"{name}: {recorded.get(name)!r} -> {wanted[name]!r}" for name in changed)
         raise DataError(
             f"{folder} was prepared with other options ({values}). Name another --output_dir, or add --overwrite to "
             "replace it."

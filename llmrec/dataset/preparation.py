@@ -16,7 +16,7 @@ from llmrec.atomic import atomic_path, write_json
 from llmrec.dataset.card import dataset_card
 from llmrec.dataset.config import PreparationConfig
 from llmrec.dataset.engines import open_engine
-from llmrec.dataset.folder import INFO_FILE, TABLES, RecDataset
+from llmrec.dataset.folder import CARD_FILE, INFO_FILE, TABLES, RecDataset, check_replaceable
 from llmrec.dataset.raw_data import RawData
 from llmrec.dataset.relations import TIE_RULE, kept_events, split_events
 from llmrec.schema import HISTORIES, INTERACTIONS, ITEMS, TRAIN, DataError
@@ -26,20 +26,30 @@ logger = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 
 
-def prepare_dataset(raw: RawData, output_dir: str | Path, config: PreparationConfig) -> RecDataset:
+def prepare_dataset(
+    raw: RawData, output_dir: str | Path, config: PreparationConfig, reader: dict[str, Any] | None = None
+) -> RecDataset:
     """Filter, order and split ``raw`` and write the dataset folder, whole or not at all.
 
     The folder holds interactions, items, train, valid and test as parquet (docs/data.md), dataset.json and a dataset
-    card. An existing ``output_dir`` is replaced.
+    card. A dataset folder at ``output_dir`` is replaced; a folder that holds anything else is refused.
 
     Args:
         raw: what a reader returned.
         output_dir: the folder to write.
         config: what defines the split.
+        reader: the options that ``raw`` was read with, recorded so that ``find_prepared`` can compare them.
 
     Raises:
-        DataError: if nothing is left after filtering, or no user has a test target.
+        DataError: if nothing is left after filtering, no user has a test target, the split needs times that ``raw``
+            lacks, or ``output_dir`` holds other files.
     """
+    check_replaceable(output_dir)
+    if config.split == "global_temporal" and not raw.has_timestamps:
+        raise DataError(
+            f"global_temporal needs times that compare between users, and {raw.source} has only the order of each "
+            "user's events. Use leave_last_out, or read data with timestamps."
+        )
     logger.info("%s: %d interactions, %d items read.", raw.name, raw.interactions.num_rows, raw.items.num_rows)
     events = _ordered_events(raw, config)
     tables, skipped = _tables(events, raw.items, config)
@@ -47,6 +57,8 @@ def prepare_dataset(raw: RawData, output_dir: str | Path, config: PreparationCon
         "format_version": FORMAT_VERSION,
         "name": raw.name,
         "source": raw.source,
+        "reader": reader or {},
+        "engine": config.engine,
         "protocol": protocol(config),
         "counts": {**_counts(tables), **skipped},
         "split_fingerprint": _fingerprint(tables["test"]),
@@ -56,7 +68,7 @@ def prepare_dataset(raw: RawData, output_dir: str | Path, config: PreparationCon
         for name, table in tables.items():
             pq.write_table(table, temporary / f"{name}.parquet")
         write_json(temporary / INFO_FILE, info)
-        (temporary / "README.md").write_text(dataset_card(info))
+        (temporary / CARD_FILE).write_text(dataset_card(info))
     logger.info("%s: split %s, %s.", output_dir, info["split_fingerprint"], info["counts"])
     return RecDataset(Path(output_dir), info)
 
@@ -69,7 +81,9 @@ def protocol(config: PreparationConfig) -> dict[str, Any]:
 
 
 def _ordered_events(raw: RawData, config: PreparationConfig) -> pa.Table:
-    numbered = raw.interactions.append_column("input_row", pa.array(np.arange(raw.interactions.num_rows)))
+    # reviews stay here: text is most of the bytes, and no filter or order needs it
+    numbered = raw.interactions.drop_columns("review")
+    numbered = numbered.append_column("input_row", pa.array(np.arange(raw.interactions.num_rows)))
     with open_engine(config.engine) as engine:
         events = engine.table("events", numbered)
         kept = kept_events(engine, events, engine.table("items", raw.items.select(["item_id"])), config)
@@ -79,7 +93,8 @@ def _ordered_events(raw: RawData, config: PreparationConfig) -> pa.Table:
                 f"(k_core {config.k_core}, min_rating {config.min_rating}, items with a row in the item table). "
                 "Lower k_core, or check that interactions and items use the same item ids."
             )
-        return split_events(kept, config).to_pyarrow()
+        ordered = split_events(kept, config).to_pyarrow()
+    return ordered.append_column("review", raw.interactions["review"].take(ordered["input_row"]))
 
 
 def _tables(events: pa.Table, items: pa.Table, config: PreparationConfig) -> tuple[dict[str, pa.Table], dict[str, int]]:
@@ -116,7 +131,7 @@ def _tables(events: pa.Table, items: pa.Table, config: PreparationConfig) -> tup
         columns = [
             user_ids.take(pa.array(rows)),
             _lists(item_ids, np.maximum(begin, cut - config.max_history), cut),
-            _lists(item_ids, cut, stop),
+            _lists(item_ids, cut, stop, distinct=config.duplicates == "keep"),
             _lists(item_ids, begin, cut, distinct=config.duplicates == "keep"),
         ]
         tables[split] = pa.table(columns, schema=HISTORIES)

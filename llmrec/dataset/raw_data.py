@@ -16,6 +16,8 @@ class RawData:
         interactions: columns of ``schema.INTERACTIONS``, in any order of rows.
         items: columns of ``schema.ITEMS``, one row per item.
         source: what was read, recorded in dataset.json.
+        has_timestamps: False where ``timestamp`` is a position in the user's history, which orders one user's events
+            and says nothing about two users'.
 
     Raises:
         DataError: if a required column holds a null, or an item id is repeated.
@@ -25,6 +27,7 @@ class RawData:
     interactions: pa.Table
     items: pa.Table
     source: str
+    has_timestamps: bool = True
 
     def __post_init__(self) -> None:
         for table_name, schema in (("interactions", INTERACTIONS), ("items", ITEMS)):

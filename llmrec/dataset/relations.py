@@ -71,7 +71,7 @@ def split_events(events: ibis.Table, config: PreparationConfig) -> ibis.Table:
                 (numbered.timestamp >= test_from, "test"), (numbered.timestamp >= valid_from, "valid"), else_="train"
             )
         )
-    columns = ["user_id", "item_id", "timestamp", "rating", "review", "position", "split"]
+    columns = ["user_id", "item_id", "timestamp", "rating", "input_row", "position", "split"]
     ordered = labelled.order_by([labelled.user_id.length(), labelled.user_id, labelled.position])
     return ordered.select(*columns)
 
@@ -90,5 +90,6 @@ def _period_starts(events: ibis.Table, config: PreparationConfig) -> tuple[int, 
     valid_at = round(count * (1 - config.test_fraction - config.valid_fraction))
     per_time = events.group_by("timestamp").agg(events=events.count()).order_by("timestamp").execute()
     up_to = per_time["events"].cumsum().to_numpy()
-    valid_from, test_from = per_time["timestamp"].to_numpy()[np.searchsorted(up_to, [valid_at, test_at], side="right")]
+    ranks = np.minimum([valid_at, test_at], count - 1)  # of few events, a share may round to none
+    valid_from, test_from = per_time["timestamp"].to_numpy()[np.searchsorted(up_to, ranks, side="right")]
     return int(valid_from), int(test_from)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections import Counter
+from dataclasses import replace
 
 import datasets
 import numpy as np
@@ -131,7 +132,7 @@ def test_duckdb_and_pyspark_give_the_same_rows(tmp_path, split) -> None:
         prepared.append(prepare_dataset(make_raw(random_events(7, 800)), tmp_path / engine, config))
     for name in ("interactions", "items", "train", "valid", "test"):
         assert getattr(prepared[0], name).equals(getattr(prepared[1], name)), name
-    assert prepared[0].info == prepared[1].info
+    assert {**prepared[0].info, "engine": "pyspark"} == prepared[1].info
 
 
 def test_items_are_in_the_order_of_the_tie_rule_and_unused_ones_are_dropped(tmp_path) -> None:
@@ -173,6 +174,8 @@ def test_the_folder_reads_back_loads_with_datasets_and_is_found_again(tmp_path) 
     assert find_prepared(tmp_path / "nothing", protocol(config)) is None
     with pytest.raises(DataError, match="k_core: 1 -> 2"):
         find_prepared(tmp_path / "out", protocol(PreparationConfig(k_core=2)))
+    with pytest.raises(DataError, match=r"reviews: None -> 'other\.json'"):
+        find_prepared(tmp_path / "out", protocol(config), {"reviews": "other.json"})
     assert json.loads((tmp_path / "out" / "dataset.json").read_text())["protocol"]["k_core"] == 1
 
 
@@ -182,6 +185,17 @@ def test_a_folder_of_something_else_is_not_taken_over(tmp_path) -> None:
         find_prepared(tmp_path, {})
     with pytest.raises(FileNotFoundError, match="data_prep"):
         RecDataset.load(tmp_path)
+    with pytest.raises(DataError, match=r"also holds notes\.txt"):
+        prepare_dataset(make_raw(random_events(1)), tmp_path, PreparationConfig(k_core=1))
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_positions_are_not_taken_for_times(tmp_path) -> None:
+    raw = replace(make_raw(random_events(1)), has_timestamps=False)
+    with pytest.raises(DataError, match="leave_last_out"):
+        prepare_dataset(raw, tmp_path / "out", PreparationConfig(k_core=1, split="global_temporal"))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_nulls_and_repeated_items_are_refused_with_their_row() -> None:
