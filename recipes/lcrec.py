@@ -206,8 +206,18 @@ def open_instructions(args: LCRecArguments, dataset: RecDataset, seed: int) -> d
     if unknown or not args.tasks:
         raise ValueError(f"tasks holds {unknown or 'nothing'}; allowed are {', '.join(TASKS)}.")
     tasks = [task for task in args.tasks if task != "seqrec" or args.history_loss == "prefix"]
+    if not tasks:
+        return {}
     folder = dataset.folder / "instructions"
-    return build_instructions(dataset, folder, tasks, fusion_samples=args.fusion_samples, seed=seed) if tasks else {}
+    return build_instructions(
+        dataset,
+        folder,
+        tasks,
+        max_history=args.max_history,
+        fusion_samples=args.fusion_samples,
+        seed=seed,
+        refit=args.refit,
+    )
 
 
 def training_sources(

@@ -14,6 +14,7 @@ from transformers import (
     Trainer,
     TrainerCallback,
 )
+from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTConfig, SFTTrainer
 
 from llmrec.training.examples import EpochCallback, EpochExamples
@@ -23,18 +24,18 @@ RankingEvaluation = Callable[[PreTrainedModel], dict[str, float]]
 
 
 class _RankingEvaluation:
-    """Adds ranking metrics to what ``evaluate`` returns and logs, so that they can choose the best checkpoint."""
+    """Adds ranking metrics to those of the evaluation loop, so that logs, early stopping and the choice of the best
+    checkpoint all see them."""
 
     ranking_evaluation: RankingEvaluation | None = None
 
-    def evaluate(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> dict[str, float]:
-        metrics = super().evaluate(*args, metric_key_prefix=metric_key_prefix, **kwargs)  # type: ignore[misc]
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)  # type: ignore[misc]
         if self.ranking_evaluation is not None:
-            ranking = self.ranking_evaluation(self.accelerator.unwrap_model(self.model))  # type: ignore[attr-defined]
-            ranking = {f"{metric_key_prefix}_{name}": value for name, value in ranking.items()}
-            self.log(ranking)  # type: ignore[attr-defined]
-            metrics.update(ranking)
-        return metrics
+            model = self.accelerator.unwrap_model(self.model)  # type: ignore[attr-defined]
+            for name, value in self.ranking_evaluation(model).items():
+                output.metrics[f"{metric_key_prefix}_{name}"] = value
+        return output
 
 
 class RankingSFTTrainer(_RankingEvaluation, SFTTrainer):

@@ -1,0 +1,175 @@
+"""The recipe end to end on a small dataset: results, resuming, tuning modes, and a checkpoint that stands alone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from llmrec.catalog import Catalog
+from llmrec.models.from_config import SmallModelConfig, build_small_model, train_text_tokenizer
+from llmrec.prompts.lcrec import TASKS
+from tests.recipes.conftest import ROOT, TINY
+
+pytestmark = pytest.mark.slow
+
+
+def _run(lcrec: ModuleType, dataset: Path, output: Path, *options: str) -> dict:
+    lcrec.main(["--dataset_dir", str(dataset), "--output_dir", str(output), *TINY, *options])
+    return json.loads((output / "metrics.json").read_text())
+
+
+def _results(metrics: dict) -> dict:
+    return metrics["results"]["lcrec"]
+
+
+def test_it_learns_the_rule_and_leaves_what_the_contract_says(lcrec, ring_dataset, tmp_path, capsys) -> None:
+    options = ("--num_train_epochs", "25", "--early_stopping_patience", "25")
+    metrics = _run(lcrec, ring_dataset, tmp_path / "out", *options)
+    assert set(metrics) == {"protocol", "split_fingerprint", "results", "seconds"}
+    assert {"lcrec", "popularity", "item_knn"} <= set(metrics["results"])
+    assert _results(metrics)["hit_rate@10"] > 0.8
+    assert _results(metrics)["valid_rate"] == 1.0
+    assert metrics["protocol"]["refit"] is False
+    assert metrics["protocol"]["tuning"] == "full"
+    assert "Stop" in capsys.readouterr().out
+    for name in ("report.txt", "comparison.png", "catalog.parquet", "llmrec.json", "prompts.json", "README.md"):
+        assert (tmp_path / "out" / name).stat().st_size > 0
+    _run(lcrec, ring_dataset, tmp_path / "out", *options)  # finished: prints its report again
+    assert "ndcg@10" in capsys.readouterr().out
+
+
+def test_early_stopping_sees_the_ranking_metric(lcrec, ring_dataset, tmp_path) -> None:
+    options = ("--num_train_epochs", "6", "--early_stopping_patience", "1", "--learning_rate", "0")
+    _run(lcrec, ring_dataset, tmp_path, *options)
+    assert len(_validation(tmp_path)) == 2, "a model that does not learn is stopped after its second validation"
+
+
+def test_two_steps_then_resumed_to_four_equals_four_in_one_go(lcrec, ring_dataset, tmp_path) -> None:
+    steps = ("--save_strategy", "steps", "--save_steps", "2", "--max_steps", "4")
+    whole = _run(lcrec, ring_dataset, tmp_path / "whole", *steps)
+    broken = tmp_path / "broken"
+    _run(lcrec, ring_dataset, broken, *steps)
+    for name in ("metrics.json", "model.safetensors"):  # as if the run had died after its second step
+        (broken / name).unlink()
+    _delete(broken / "checkpoint-4")
+    resumed = _run(lcrec, ring_dataset, broken, *steps)
+    assert resumed["results"] == whole["results"]
+
+
+def test_sigkill_in_the_middle_then_the_same_command_ends_with_the_same_validation_metric(
+    ring_dataset, tmp_path
+) -> None:
+    options = ["--dataset_dir", str(ring_dataset), *TINY, "--num_train_epochs", "12", "--early_stopping_patience", "50"]
+
+    def command(output: str) -> list[str]:
+        return [sys.executable, "recipes/lcrec.py", *options, "--output_dir", str(tmp_path / output)]
+
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command("killed"), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "killed").glob("checkpoint-*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / "metrics.json").exists()
+    for output in ("killed", "unbroken"):
+        subprocess.run(command(output), cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
+    assert _validation(tmp_path / "killed") == _validation(tmp_path / "unbroken")
+    assert _test(tmp_path / "killed") == _test(tmp_path / "unbroken")
+
+
+def _validation(output: Path) -> list[tuple[float, float]]:
+    last = max(output.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    history = json.loads((last / "trainer_state.json").read_text())["log_history"]
+    return [(entry["epoch"], entry["eval_ndcg@10"]) for entry in history if "eval_ndcg@10" in entry]
+
+
+def _test(output: Path) -> dict:
+    return json.loads((output / "metrics.json").read_text())["results"]
+
+
+def test_other_options_in_the_same_folder_are_refused(lcrec, ring_dataset, tmp_path) -> None:
+    _run(lcrec, ring_dataset, tmp_path, "--max_steps", "1")
+    with pytest.raises(ValueError, match=r"max_steps: 1 -> 2.*--output_dir"):
+        _run(lcrec, ring_dataset, tmp_path, "--max_steps", "2")
+
+
+def test_the_same_seed_gives_the_same_numbers_and_refit_says_so(lcrec, ring_dataset, tmp_path) -> None:
+    options = ("--num_train_epochs", "2", "--refit", "True")
+    first = _run(lcrec, ring_dataset, tmp_path / "first", *options)
+    second = _run(lcrec, ring_dataset, tmp_path / "second", *options)
+    assert first["results"] == second["results"]
+    assert first["protocol"]["refit"] is True
+
+
+def test_all_six_tasks_over_prefixes(lcrec, ring_dataset, tmp_path) -> None:
+    metrics = _run(lcrec, ring_dataset, tmp_path, "--history_loss", "prefix", "--tasks", *TASKS, "--max_steps", "2")
+    assert _results(metrics)["valid_rate"] == 1.0
+    assert metrics["protocol"]["history_loss"] == "prefix"
+
+
+def test_a_t5_trained_on_histories_is_the_tiger_baseline_and_loads_as_seq2seq(lcrec, ring_dataset, tmp_path) -> None:
+    metrics = _run(
+        lcrec, ring_dataset, tmp_path, "--architecture", "t5", "--history_loss", "prefix", "--max_steps", "2"
+    )
+    assert _results(metrics)["valid_rate"] == 1.0
+    assert AutoModelForSeq2SeqLM.from_pretrained(tmp_path).config.model_type == "t5"
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stand-in for a downloaded model: a folder with a tiny Qwen3 and its tokenizer."""
+    folder = tmp_path_factory.mktemp("pretrained")
+    tokenizer = train_text_tokenizer(["Stop 1 of the ring", "some other text"], 300)
+    config = SmallModelConfig(hidden_size=64, num_layers=1, num_heads=2, head_dim=32, intermediate_size=64)
+    build_small_model(config, tokenizer, 0).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("bits", ["lora", "lora-4bit"])
+def test_lora_leaves_a_plain_checkpoint_and_a_small_adapter(lcrec, ring_dataset, tmp_path, pretrained, bits) -> None:
+    options = ["--model_name_or_path", str(pretrained), "--use_peft", "True", "--lora_r", "4", "--max_steps", "2"]
+    if bits == "lora-4bit":
+        pytest.importorskip("bitsandbytes", reason="4-bit weights need the bnb extra")
+        options += ["--load_in_4bit", "True"]
+    metrics = _run(lcrec, ring_dataset, tmp_path, *options)
+    assert metrics["protocol"]["tuning"] == ("LoRA" if bits == "lora" else "4-bit LoRA")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path)
+    rows = model.get_input_embeddings().weight.shape[0]
+    assert rows == len(AutoTokenizer.from_pretrained(tmp_path))
+    with safe_open(tmp_path / "adapter" / "adapter_model.safetensors", "pt") as adapter:
+        shapes = {name: adapter.get_slice(name).get_shape() for name in adapter.keys()}  # noqa: SIM118
+    assert any("trainable_tokens" in name for name in shapes)
+    assert all(rows not in shape for shape in shapes.values()), "a full embedding matrix is in the adapter"
+
+
+def test_the_checkpoint_needs_transformers_only(lcrec, ring_dataset, tmp_path) -> None:
+    _run(lcrec, ring_dataset, tmp_path, "--max_steps", "1")
+    catalog = Catalog.load(tmp_path)
+    code = (
+        "import sys; sys.modules['llmrec'] = None\n"
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        f"tokenizer = AutoTokenizer.from_pretrained({str(tmp_path)!r})\n"
+        f"model = AutoModelForCausalLM.from_pretrained({str(tmp_path)!r})\n"
+        "ids = tokenizer('<a_0><b_1>', return_tensors='pt').input_ids\n"
+        "assert ids.shape == (1, 2), ids\n"
+        "print(tokenizer.decode(model.generate(ids, max_new_tokens=2, do_sample=False)[0]))"
+    )
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert output.stdout.startswith("<a_0><b_1>")
+    assert len(catalog) == 40
+
+
+def _delete(folder: Path) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.unlink() if path.is_file() else path.rmdir()
+    folder.rmdir()
