@@ -1,0 +1,25 @@
+"""From raw interactions to a split dataset folder."""
+
+from llmrec.dataset.arguments import add_preparation_arguments, preparation_config, prepare_once
+from llmrec.dataset.config import PreparationConfig
+from llmrec.dataset.folder import RecDataset
+from llmrec.dataset.preparation import prepare_dataset
+from llmrec.dataset.raw_data import RawData
+from llmrec.dataset.readers import (
+    read_movielens,
+    read_recbole,
+    read_sequences,
+)
+
+__all__ = [
+    "PreparationConfig",
+    "RawData",
+    "RecDataset",
+    "add_preparation_arguments",
+    "preparation_config",
+    "prepare_dataset",
+    "prepare_once",
+    "read_movielens",
+    "read_recbole",
+    "read_sequences",
+]
