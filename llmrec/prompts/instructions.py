@@ -77,12 +77,12 @@ def build_instructions(
         if _is_current(output_dir, task, info.get(task), record, any_writer=writer is None):
             logger.info("%s is up to date.", output_dir / f"{task}.parquet")
             continue
-        info.pop(task, None)
+        if info.pop(task, None):  # a kill between table and record must not leave a record of other options
+            _write_info(output_dir, info, dataset.fingerprint)
         num_rows = _write_table(output_dir, task, builder.rows(task), builder.num_rows(task), record["writer"])
         info[task] = {**record, "examples": num_rows, "templates": len(TEMPLATES[task])}
         info = {name: info[name] for name in TASKS if name in info}
-        write_json(output_dir / INFO_FILE, {"dataset_fingerprint": dataset.fingerprint, "tasks": info})
-        _write_card(output_dir, info, dataset.fingerprint)
+        _write_info(output_dir, info, dataset.fingerprint)
     return {task: pq.read_table(output_dir / f"{task}.parquet").combine_chunks() for task in tasks}
 
 
@@ -224,8 +224,9 @@ def _segments_column(values: Sequence[Sequence[str] | None], is_item: bool) -> p
     return pa.ListArray.from_arrays(pa.array(ends), segments, type=SEGMENTS_TYPE, mask=missing)
 
 
-def _write_card(output_dir: Path, info: dict[str, Any], fingerprint: str) -> None:
-    """A dataset card whose configurations are the tasks: ``load_dataset(folder, "seqrec")``."""
+def _write_info(output_dir: Path, info: dict[str, Any], fingerprint: str) -> None:
+    """The record, and a dataset card whose configurations are the tasks: ``load_dataset(folder, "seqrec")``."""
+    write_json(output_dir / INFO_FILE, {"dataset_fingerprint": fingerprint, "tasks": info})
     configs = "".join(f"- config_name: {task}\n  data_files: {task}.parquet\n" for task in info)
     counts = "".join(
         f"| {task} | {entry['examples']:,} | {entry['templates']} | {entry['writer'] or '-'} |\n"
