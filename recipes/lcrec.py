@@ -84,8 +84,8 @@ class LCRecArguments:
     )
     collaborative_weight: float = field(default=0.5, metadata={"help": "Share of co-occurrence in concat and average."})
     quantizer: Literal["residual_kmeans", "rqvae"] = field(default="residual_kmeans", metadata={"help": "IDs from."})
-    num_codebooks: int = field(default=3, metadata={"help": "Levels of a semantic ID, before a disambiguation level."})
-    codebook_size: int = field(default=32, metadata={"help": "Codes of each level; the paper has 256 and 4 levels."})
+    num_codebooks: int = field(default=2, metadata={"help": "Levels of a semantic ID, before a disambiguation level."})
+    codebook_size: int = field(default=64, metadata={"help": "Codes of each level; the paper has 256 and 4 levels."})
     conflict_rounds: int = field(default=20, metadata={"help": "LC-Rec's rounds against collisions; 0 skips them."})
     initialization: Literal["text", "default"] = field(
         default="text",
@@ -105,10 +105,15 @@ class LCRecArguments:
     )
 
 
+def parse_arguments(argv: list[str] | None) -> tuple[LCRecArguments, RecommendationSFTConfig, ModelConfig]:
+    """Command line over the YAML file of --config over defaults; an unknown name is an error."""
+    return TrlParser((LCRecArguments, RecommendationSFTConfig, ModelConfig)).parse_args_and_config(argv)
+
+
 def main(argv: list[str] | None = None) -> None:
-    parser = TrlParser((LCRecArguments, RecommendationSFTConfig, ModelConfig))
-    args, config, model_args = parser.parse_args_and_config(argv)
-    run = open_run(config.output_dir, run_options(args, config, model_args))
+    args, config, model_args = parse_arguments(argv)
+    with PartialState().main_process_first():
+        run = open_run(config.output_dir, run_options(args, config, model_args))
     if run.finished:
         print((run.folder / REPORT_FILE).read_text())
         return

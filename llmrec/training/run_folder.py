@@ -1,13 +1,17 @@
 """The output folder of a run: start it, resume it, or see that it is finished."""
 
 import json
+import logging
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 
 from llmrec.atomic import write_json
+
+logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 
@@ -52,4 +56,21 @@ def open_run(folder: str | Path, config: dict[str, Any]) -> RunFolder:
     else:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(run_file, config)
-    return RunFolder(folder, (folder / "metrics.json").is_file(), get_last_checkpoint(str(folder)))
+    return RunFolder(folder, (folder / "metrics.json").is_file(), _last_complete_checkpoint(folder))
+
+
+def _last_complete_checkpoint(folder: Path) -> str | None:
+    """The latest checkpoint whose writing was finished; a half-written one after it is removed.
+
+    The trainer writes a checkpoint in place and its state last, so a state that can be read says that all is there.
+    """
+    numbered = [(int(path.name.split("-")[1]), path) for path in folder.glob("checkpoint-*")]
+    for _, path in sorted(numbered, reverse=True):
+        try:
+            json.loads((path / TRAINER_STATE_NAME).read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            logger.warning("%s was interrupted while it was written: removed.", path)
+            shutil.rmtree(path)
+        else:
+            return str(path)
+    return None

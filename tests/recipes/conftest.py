@@ -58,7 +58,12 @@ def ring_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def lcrec() -> ModuleType:
     """recipes/lcrec.py as a module."""
-    spec = importlib.util.spec_from_file_location("lcrec_recipe", ROOT / "recipes" / "lcrec.py")
+    return load_recipe("lcrec")
+
+
+def load_recipe(name: str) -> ModuleType:
+    """A script of recipes/ as a module."""
+    spec = importlib.util.spec_from_file_location(f"{name}_recipe", ROOT / "recipes" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -64,9 +64,7 @@ def test_two_steps_then_resumed_to_four_equals_four_in_one_go(lcrec, ring_datase
     assert resumed["results"] == whole["results"]
 
 
-def test_sigkill_in_the_middle_then_the_same_command_ends_with_the_same_validation_metric(
-    ring_dataset, tmp_path
-) -> None:
+def test_killed_in_the_middle_the_same_command_ends_with_the_same_validation_metric(ring_dataset, tmp_path) -> None:
     options = ["--dataset_dir", str(ring_dataset), *TINY, "--num_train_epochs", "12", "--early_stopping_patience", "50"]
 
     def command(output: str) -> list[str]:

@@ -16,8 +16,8 @@ def read_sequences(
     title_columns: tuple[str, ...] = ("title",),
     drop_untitled: bool = False,
 ) -> RawData:
-    """Read ``sequences.jsonl`` (``user``, ``items`` oldest first, ``timestamps`` and ``ratings`` where there are any) and
-    ``items.jsonl`` (``item_id``, title columns, ``description``, ``brand``, ``categories`` or ``category``).
+    """Read ``sequences.jsonl`` (``user``, ``items`` oldest first, ``timestamps`` and ``ratings`` where there are any)
+    and ``items.jsonl`` (``item_id``, title columns, ``description``, ``brand``, ``categories`` or ``category``).
 
     Without timestamps the position in the sequence stands in their place, so the given order is kept as it is.
 
@@ -45,7 +45,7 @@ def read_sequences(
                     f"{folder / 'sequences.jsonl'}: line {line} has {size} items and {len(values)} {column}; "
                     "they must be as many."
                 )
-            target += values
+            target.extend(values)
     table = pd.DataFrame([row for _, row in read_json_lines(folder / "items.jsonl", required=("item_id",))])
     missing = [column for column in title_columns if column not in table]
     if missing:
