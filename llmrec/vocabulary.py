@@ -133,7 +133,10 @@ def _code_text_rows(vocabulary: ItemVocabulary, catalog: Catalog) -> dict[int, n
 
 @torch.no_grad()
 def _initialize_rows(
-    module: nn.Embedding | nn.Linear, vocabulary: ItemVocabulary, rows: dict[int, np.ndarray], generator: torch.Generator
+    module: nn.Embedding | nn.Linear,
+    vocabulary: ItemVocabulary,
+    rows: dict[int, np.ndarray],
+    generator: torch.Generator,
 ) -> None:
     weight = module.weight
     new = torch.tensor(vocabulary.new_token_ids)
