@@ -15,6 +15,7 @@ on where it was. A run that names no writer keeps texts that are there already, 
 """
 
 import argparse
+import logging
 import sys
 from pathlib import Path
 
@@ -78,6 +79,8 @@ def show(tables: dict[str, pa.Table], titles: dict[str, str], count: int, seed: 
 
 def main(arguments: list[str] | None = None) -> None:
     options = build_parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # a line per request otherwise
     output_dir = options.output_dir or options.dataset_dir / "instructions"
     dataset = RecDataset.load(options.dataset_dir)
     tables = build_instructions(

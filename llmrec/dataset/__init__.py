@@ -6,6 +6,8 @@ from llmrec.dataset.folder import RecDataset
 from llmrec.dataset.preparation import prepare_dataset
 from llmrec.dataset.raw_data import RawData
 from llmrec.dataset.readers import (
+    read_amazon_reviews,
+    read_interactions,
     read_movielens,
     read_recbole,
     read_sequences,
@@ -19,6 +21,8 @@ __all__ = [
     "preparation_config",
     "prepare_dataset",
     "prepare_once",
+    "read_amazon_reviews",
+    "read_interactions",
     "read_movielens",
     "read_recbole",
     "read_sequences",
