@@ -1,6 +1,7 @@
 """Prepare Amazon reviews: the raw 2014, 2018 or 2023 files as distributed, or a 2023 category by its name on the Hub.
 
-python data_prep/amazon_reviews.py --reviews Gift_Cards_5.json.gz --metadata meta_Gift_Cards.json.gz --output_dir data/gift-cards
+python data_prep/amazon_reviews.py --reviews Gift_Cards_5.json.gz --metadata meta_Gift_Cards.json.gz \\
+      --output_dir data/gift-cards
 python data_prep/amazon_reviews.py --release 2023 --category All_Beauty --drop_untitled --output_dir data/beauty-2023
 """
 
@@ -17,9 +18,7 @@ def main() -> None:
     parser.add_argument("--reviews", help="review file, gzip or not")
     parser.add_argument("--metadata", help="product file, gzip or not")
     parser.add_argument("--release", choices=("2014", "2018", "2023"), default="2018", help="of the files")
-    parser.add_argument(
-        "--category", help="of the 2023 release, fetched from the Hub instead of --reviews and --metadata"
-    )
+    parser.add_argument("--category", help="of the 2023 release, fetched from the Hub instead")
     parser.add_argument("--drop_untitled", action="store_true", help="drop products without a title, and their reviews")
     add_preparation_arguments(parser)
     args = parser.parse_args()

@@ -31,13 +31,10 @@ class _Fields(NamedTuple):
     milliseconds: bool
 
 
+_CLASSIC = _Fields("reviewerID", "asin", "unixReviewTime", "overall", ("summary", "reviewText"), "asin", "brand", False)
 _FIELDS: dict[str, _Fields] = {
-    "2014": _Fields(
-        "reviewerID", "asin", "unixReviewTime", "overall", ("summary", "reviewText"), "asin", "brand", False
-    ),
-    "2018": _Fields(
-        "reviewerID", "asin", "unixReviewTime", "overall", ("summary", "reviewText"), "asin", "brand", False
-    ),
+    "2014": _CLASSIC,
+    "2018": _CLASSIC,
     "2023": _Fields("user_id", "parent_asin", "timestamp", "rating", ("title", "text"), "parent_asin", "store", True),
 }
 
@@ -89,8 +86,8 @@ def _numbers(path: Path, line: int, row: dict[str, Any], fields: _Fields) -> tup
         rating = None if row.get(fields.rating) is None else float(row[fields.rating])
     except (TypeError, ValueError):
         raise DataError(
-            f"{path}: line {line} has {fields.time} {row[fields.time]!r} and {fields.rating} {row.get(fields.rating)!r}; "
-            "both must be numbers."
+            f"{path}: line {line} has {fields.time} {row[fields.time]!r} and {fields.rating} "
+            f"{row.get(fields.rating)!r}; both must be numbers."
         ) from None
     return seconds, rating, clean_text([row.get(name) for name in fields.review])
 
@@ -107,10 +104,10 @@ def _items(path: Path, fields: _Fields, wanted: set[str], release: Release) -> A
                 clean_text(row.get(fields.brand)),
                 _categories(row),
             )
-    columns = list(zip(*found.values(), strict=True)) if found else [[]] * 4
-    return items_table(
-        path, pd.Series(list(found), dtype=object), *(pd.Series(column, dtype=object) for column in columns)
-    )
+    if not found:
+        raise DataError(f"{path} has no product with a review: do the two files belong to one category and release?")
+    columns = [pd.Series(column, dtype=object) for column in zip(*found.values(), strict=True)]
+    return items_table(path, pd.Series(list(found), dtype=object), *columns)
 
 
 def _parser(release: Release) -> Callable[[str], Any]:

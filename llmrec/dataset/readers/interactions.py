@@ -114,8 +114,8 @@ def _seconds(path: Path, values: pd.Series) -> pd.Series:
     if times.isna().any():
         row = int(times.isna().to_numpy().argmax())
         raise DataError(
-            f"{path}: column 'timestamp' holds {values.iloc[row]!r} in line {row + 1 + HEADER_LINES}; it takes ISO 8601 "
-            "(2024-05-01T12:00:00Z), or whole seconds or milliseconds since 1970."
+            f"{path}: column 'timestamp' holds {values.iloc[row]!r} in line {row + 1 + HEADER_LINES}; it takes "
+            "ISO 8601 (2024-05-01T12:00:00Z), or whole seconds or milliseconds since 1970."
         )
     return times.astype("int64") // (10**9 if times.dtype.unit == "ns" else 10**6 if times.dtype.unit == "us" else 1)
 

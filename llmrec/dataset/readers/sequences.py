@@ -31,7 +31,10 @@ def read_sequences(
         DataError: if a file, a field or a title is missing, or a line is no JSON.
     """
     folder = Path(folder)
-    users, items, times, ratings = [], [], [], []
+    users: list[str] = []
+    items: list[str | int] = []
+    times: list[int] = []
+    ratings: list[float | None] = []
     timed = True
     for line, row in read_json_lines(folder / "sequences.jsonl", required=("user", "items")):
         size = len(row["items"])
