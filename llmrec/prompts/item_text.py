@@ -1,5 +1,6 @@
 """What a prompt may say about an item: its metadata, tidied."""
 
+import html
 from collections import Counter
 from typing import NamedTuple
 
@@ -26,8 +27,8 @@ class ItemText(NamedTuple):
 def item_texts(items: pa.Table) -> dict[str, ItemText]:
     """Item id -> tidied text.
 
-    White space is made single blanks, titles lose punctuation at their ends (as LC-Rec's do, arXiv 2311.09049), texts
-    longer than ``MAX_TEXT_CHARS`` are cut, and categories that most of the catalogue shares are left out.
+    HTML entities become characters, white space single blanks, titles lose punctuation at their ends (as LC-Rec's do,
+    arXiv 2311.09049), texts longer than ``MAX_TEXT_CHARS`` are cut, and categories of most items are left out.
 
     Args:
         items: table with the columns of ``schema.ITEMS``.
@@ -45,14 +46,15 @@ def item_texts(items: pa.Table) -> dict[str, ItemText]:
                 f"Item {item['item_id']!r} (row {row} of the items table) has an empty title. Give it one, or drop the "
                 "item before preparing the dataset."
             )
-        categories = tuple(name for name in item["categories"] if name.strip() and name not in uninformative)
+        named = (name for name in item["categories"] if name.strip() and name not in uninformative)
+        categories = tuple(shortened(name) for name in named)
         texts[item["item_id"]] = ItemText(title, shortened(item["description"]), shortened(item["brand"]), categories)
     return texts
 
 
 def shortened(text: str, max_chars: int = MAX_TEXT_CHARS) -> str:
-    """``text`` with single blanks as its only white space, cut after a whole word at ``max_chars`` characters."""
-    text = " ".join(text.split())
+    """``text`` without HTML entities, with single blanks as its only white space, cut after a word at ``max_chars``."""
+    text = " ".join(html.unescape(text).split())
     if len(text) <= max_chars:
         return text
     cut = text[: max_chars - 2].rpartition(" ")[0] or text[: max_chars - 2]

@@ -81,12 +81,15 @@ def training_sequences(dataset: "RecDataset", texts: dict[str, ItemText]) -> Seq
 
 
 def with_validation(sequences: Sequences, dataset: "RecDataset") -> Sequences:
-    """The sequences with each user's validation items appended, for ``--refit``; timestamps stay the training ones."""
-    targets = dict(zip(dataset.valid["user_id"].to_pylist(), dataset.valid["target_item_ids"].to_pylist(), strict=True))
-    item_ids = [
-        [*items, *targets.get(user, [])] for user, items in zip(sequences.user_ids, sequences.item_ids, strict=True)
-    ]
-    return sequences._replace(item_ids=item_ids)
+    """The sequences with each user's validation items appended, as ``dataset.train_sequences(refit=True)``.
+
+    Timestamps stay those of training: they are there to find a training item's review.
+    """
+    item_ids = dataset.train_sequences(refit=True)
+    trained = set(sequences.user_ids)
+    new_users = [user_id for user_id in dataset.valid["user_id"].to_pylist() if user_id not in trained]
+    user_ids = [*sequences.user_ids, *dict.fromkeys(new_users)]
+    return Sequences(user_ids, item_ids, [*sequences.timestamps, *([] for _ in user_ids[len(trained) :])])
 
 
 def seqrec_rows(sequences: Sequences, max_history: int) -> Iterator[Row]:

@@ -58,7 +58,7 @@ _SEQREC = _group(
         "What would you recommend to somebody whose past choices were {history}?",
         "After {history}, what does this user want?",
         "Task: next-item recommendation.\nPast items: {history}\nNext item:",
-        "Someone has gone through {history}, in exactly this order. Tell me their following choice.",
+        "Someone has gone through {history}, the newest last. Tell me their following choice.",
         "Please suggest a single item for the owner of this history; its latest entry stands at the end: {history}",
         "Given the timeline {history}, decide what belongs at its end.",
         "We logged {history} for one account. Our guess for the coming visit should be a single item; make that guess.",
@@ -185,7 +185,7 @@ _FUSIONSEQREC = (
             "A user chose these titles, oldest first: {titles}. Which item comes next?",
             "Titles in order of time: {titles}\nNext item:",
             "Here is what a visitor went for, written out by name: {titles}. Pick the item to show them now.",
-            "Knowing that someone enjoyed {titles}, in that order, recommend one item of the catalogue.",
+            "Knowing that someone enjoyed {titles}, the newest last, recommend one item of the catalogue.",
         ),
     ),
 )

@@ -22,6 +22,10 @@ class SmallDataset:
     fingerprint: str = "0123456789abcdef"
     protocol: dict[str, Any] = field(default_factory=lambda: {"max_history": 3})
 
+    def train_sequences(self, refit: bool) -> list[list[str]]:
+        assert refit
+        return [items[:-1] for items in self.sequences.values()]
+
     @property
     def train(self) -> pa.Table:
         rows = [
