@@ -12,6 +12,7 @@ from llmrec.dataset.config import PreparationConfig
 from llmrec.dataset.folder import RecDataset, check_replaceable, find_prepared
 from llmrec.dataset.preparation import prepare_dataset, protocol
 from llmrec.dataset.raw_data import RawData
+from llmrec.schema import DataError
 
 
 def add_preparation_arguments(parser: argparse.ArgumentParser) -> None:
@@ -67,15 +68,21 @@ def prepare_once(args: argparse.Namespace, read: Callable[[], RawData]) -> RecDa
     Args:
         args: parsed arguments, with those of ``add_preparation_arguments``.
         read: called only if there is something to do.
+
+    Raises:
+        SystemExit: on bad data, with its message instead of a traceback.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config, reader = preparation_config(args), reader_options(args)
-    dataset = None if args.overwrite else find_prepared(args.output_dir, protocol(config), reader)
-    if dataset is None:
-        check_replaceable(args.output_dir)  # before reading, which may take long
-        dataset = prepare_dataset(read(), args.output_dir, config, reader)
-    else:
-        print(f"{args.output_dir} is up to date: nothing to do (--overwrite prepares it anew).")
+    try:
+        dataset = None if args.overwrite else find_prepared(args.output_dir, protocol(config), reader)
+        if dataset is None:
+            check_replaceable(args.output_dir)  # before reading, which may take long
+            dataset = prepare_dataset(read(), args.output_dir, config, reader)
+        else:
+            print(f"{args.output_dir} is up to date: nothing to do (--overwrite prepares it anew).")
+    except DataError as error:
+        raise SystemExit(f"error: {error}") from None
     sizes = ", ".join(f"{dataset.info['counts'][name]:,} {name}" for name in ("users", "items", "interactions"))
     print(f"{dataset.name}: {sizes}; split {dataset.fingerprint} in {Path(args.output_dir)}")
     return dataset
