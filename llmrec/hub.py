@@ -226,7 +226,8 @@ def save_model_card(
         folder: what ``save_checkpoint`` wrote.
         metrics: the content of metrics.json.
         example_prompt: a prompt as the model saw it in training, item tokens included, for the usage snippet.
-        base_model: Hub name of the model that was fine-tuned; None where it was trained from a config.
+        base_model: the model that was fine-tuned, a Hub name or a local folder (of which the card tells only the name,
+            since nobody else has its path); None where it was trained from a config.
         datasets: Hub names of datasets.
         license: Hub identifier of the licence; a fine-tuned model follows its base model's.
         repo_id: Hub name that the snippet loads; the checkpoint's own folder where there is none.
@@ -246,7 +247,7 @@ def save_model_card(
         pipeline_tag="text-generation" if model_class is AutoModelForCausalLM else "text2text-generation",
         tags=["llmrec", "recommendation", "generative-recommendation", "semantic-ids", method],
         license=license,
-        base_model=base_model,
+        base_model=None if base_model is None or Path(base_model).exists() else base_model,
         datasets=list(datasets) or None,
         model_name=title,
         eval_results=_eval_results(metrics, method),
@@ -255,8 +256,7 @@ def save_model_card(
     sections = [
         f"---\n{data.to_yaml()}\n---\n\n# {title}",
         f"A generative recommender ({method}): it reads a user's history and writes the semantic ID of the next item. "
-        + (f"Fine-tuned from [{base_model}](https://huggingface.co/{base_model})" if base_model else "From a config")
-        + f", tuning {metrics['protocol'].get('tuning', 'not stated')}. Licence: {license}.",
+        f"{_origin(base_model)}, tuning {metrics['protocol'].get('tuning', 'not stated')}. Licence: {license}.",
         f"## Results\n\n{_results_table(results)}\n\n{_floor_sentence(results, method)}",
         f"## Protocol\n\n{_protocol_list(metrics)}",
         f"## Usage\n\nWith plain transformers:\n\n```python\n{snippet}```\n\nThis search may spell IDs that no item "
@@ -280,6 +280,14 @@ def _remove_earlier_weights(folder: Path) -> None:
 def _model_class(folder: Path) -> Any:
     encoder_decoder = AutoConfig.from_pretrained(folder).is_encoder_decoder
     return AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
+
+
+def _origin(base_model: str | None) -> str:
+    if base_model is None:
+        return "Trained from a config"
+    if Path(base_model).exists():
+        return f"Fine-tuned from a local model, {Path(base_model).resolve().name}"
+    return f"Fine-tuned from [{base_model}](https://huggingface.co/{base_model})"
 
 
 def _eval_results(metrics: Mapping[str, Any], method: str) -> list[EvalResult]:

@@ -160,6 +160,16 @@ def test_card_needs_the_methods_own_results(tmp_path, catalog, item_tokenizer_fo
         hub.save_model_card(tmp_path, metrics, "")
 
 
+def test_card_does_not_tell_local_paths(tmp_path, catalog, item_tokenizer_folder):
+    save(tmp_path / "run", catalog, item_tokenizer_folder)
+    (tmp_path / "qwen-copy").mkdir()
+    hub.save_model_card(tmp_path / "run", METRICS, "", base_model=str(tmp_path / "qwen-copy"))
+    card = (tmp_path / "run" / "README.md").read_text()
+    assert "Fine-tuned from a local model, qwen-copy" in card
+    assert str(tmp_path) not in card
+    assert "base_model" not in card
+
+
 def run_card_snippet(folder, cwd, environment=None):
     """The card's python block in a process where llmrec cannot be imported; the lines it prints."""
     (snippet,) = re.findall(r"```python\n(.*?)```", (Path(folder) / "README.md").read_text(), re.DOTALL)
