@@ -1,19 +1,15 @@
-"""Lloyd's k-means over a catalogue read in chunks, on CPU or GPU, deterministic for a seed.
+"""Lloyd's k-means, distances taken chunk by chunk, on CPU or GPU, deterministic for a seed.
 
-Written here rather than taken from scikit-learn because levels run on a GPU and read residuals that are never stored.
+Written here rather than taken from scikit-learn because it runs on a GPU and restarts dead codes.
 """
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from llmrec.item_tokenizer.quantizer import squared_distances
-
-#: Yields the points in chunks of shape (rows, dim), in the same order each time it is called.
-Chunks = Callable[[], Iterator[Tensor]]
+from llmrec.item_tokenizer.quantizer import CHUNK_ROWS, squared_distances
 
 #: Lloyd stops when a pass lowers the summed squared distance by less than this fraction.
 TOLERANCE = 1e-4
@@ -32,15 +28,14 @@ class _Pass:
     inertia: float  # sum of squared distances
 
 
-def kmeans(chunks: Chunks, num_points: int, num_codes: int, iterations: int, seed: int) -> Tensor:
+def kmeans(points: Tensor, num_codes: int, iterations: int, seed: int) -> Tensor:
     """Centres of ``num_codes`` clusters.
 
     Dead codes: after each pass, every code that no point chose restarts at one of the points that lie farthest from
     their own centre. Only where there are fewer distinct points than codes do some stay unused.
 
     Args:
-        chunks: gives the points, chunk by chunk, as often as it is called.
-        num_points: number of all points.
+        points: float32 (num_points, dim).
         num_codes: number of centres.
         iterations: most passes over the points.
         seed: of the choice of first centres (k-means++ on a sample).
@@ -49,10 +44,11 @@ def kmeans(chunks: Chunks, num_points: int, num_codes: int, iterations: int, see
         float32 of shape (num_codes, dim), on the points' device.
     """
     rng = np.random.default_rng(seed)
-    centres = _kmeans_plus_plus(_sample(chunks, num_points, num_codes * INIT_POINTS_PER_CODE, rng), num_codes, rng)
+    sample = rng.choice(len(points), min(len(points), num_codes * INIT_POINTS_PER_CODE), replace=False)
+    centres = _kmeans_plus_plus(points[torch.from_numpy(np.sort(sample)).to(points.device)], num_codes, rng)
     previous = float("inf")
     for _ in range(iterations):
-        result = _assign(chunks, centres)
+        result = _assign(points, centres)
         empty = (result.counts == 0).nonzero().squeeze(-1)
         centres = torch.where(
             result.counts[:, None] > 0, result.sums / result.counts.clamp(min=1)[:, None].to(result.sums.dtype), centres
@@ -65,35 +61,25 @@ def kmeans(chunks: Chunks, num_points: int, num_codes: int, iterations: int, see
     return centres
 
 
-def _assign(chunks: Chunks, centres: Tensor) -> _Pass:
+def _assign(points: Tensor, centres: Tensor) -> _Pass:
     num_codes, dim = centres.shape
     sums, counts = torch.zeros_like(centres), centres.new_zeros(num_codes, dtype=torch.int64)
     farthest, farthest_distances = centres.new_empty(0, dim), centres.new_empty(0)
     inertia = 0.0
-    for points in chunks():
-        distances, codes = squared_distances(points, centres).min(dim=-1)
+    for chunk in points.split(CHUNK_ROWS):
+        distances, codes = squared_distances(chunk, centres).min(dim=-1)
         # Sorted sums rather than index_add_: the same result every time on a GPU too.
         order = codes.argsort(stable=True)
         part = torch.bincount(codes, minlength=num_codes)
-        sums += torch.segment_reduce(points[order], "sum", lengths=part, axis=0, unsafe=True, initial=0)
+        sums += torch.segment_reduce(chunk[order], "sum", lengths=part, axis=0, unsafe=True, initial=0)
         counts += part
         inertia += float(distances.double().sum())
-        top = distances.topk(min(num_codes, len(points)))
+        top = distances.topk(min(num_codes, len(chunk)))
         candidates = torch.cat([farthest_distances, top.values])
         keep = candidates.topk(min(num_codes, len(candidates)))
-        farthest = torch.cat([farthest, points[top.indices]])[keep.indices]
+        farthest = torch.cat([farthest, chunk[top.indices]])[keep.indices]
         farthest_distances = keep.values
     return _Pass(sums, counts, farthest, farthest_distances, inertia)
-
-
-def _sample(chunks: Chunks, num_points: int, size: int, rng: np.random.Generator) -> Tensor:
-    chosen = np.sort(rng.choice(num_points, min(size, num_points), replace=False))
-    parts, start = [], 0
-    for points in chunks():
-        low, high = np.searchsorted(chosen, [start, start + len(points)])
-        parts.append(points[torch.from_numpy(chosen[low:high] - start).to(points.device)])
-        start += len(points)
-    return torch.cat(parts)
 
 
 def _kmeans_plus_plus(points: Tensor, num_codes: int, rng: np.random.Generator) -> Tensor:

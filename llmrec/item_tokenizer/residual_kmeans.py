@@ -1,7 +1,5 @@
 """Residual k-means: k-means on the embeddings' principal components, then on what each level leaves over."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,7 +8,7 @@ from tqdm import trange
 from llmrec.item_tokenizer.config import ItemTokenizerConfig
 from llmrec.item_tokenizer.kmeans import kmeans
 from llmrec.item_tokenizer.pca import principal_components
-from llmrec.item_tokenizer.quantizer import Quantizer, row_chunks, squared_distances
+from llmrec.item_tokenizer.quantizer import CHUNK_ROWS, Quantizer, row_chunks, squared_distances
 
 
 class ResidualKMeans(Quantizer):
@@ -43,22 +41,15 @@ class ResidualKMeans(Quantizer):
 
     @classmethod
     def fit(cls, embeddings: np.ndarray, config: ItemTokenizerConfig, device: torch.device) -> "ResidualKMeans":
-        """Fit on (num_items, dim) float32 embeddings; holds one chunk, the codes and the codebooks on ``device``."""
-        num_items, dim = embeddings.shape
-        quantizer = cls(config, dim).to(device)
+        """Fit on (num_items, dim) float32 embeddings; holds ``latent_dim`` floats for each item on ``device``."""
+        quantizer = cls(config, embeddings.shape[1]).to(device)
         mean, components = principal_components(embeddings, quantizer.components.shape[1])
         quantizer.mean.copy_(torch.from_numpy(mean))
         quantizer.components.copy_(torch.from_numpy(components))
-        codes = torch.zeros(num_items, config.num_codebooks, dtype=torch.int64, device=device)
+        residuals = torch.cat([quantizer.to_latents(chunk) for _, chunk in row_chunks(embeddings, device)])
         for level in trange(config.num_codebooks, desc="k-means levels", disable=None):
-
-            def residuals(level: int = level) -> Iterator[Tensor]:
-                for part, chunk in row_chunks(embeddings, device):
-                    latents = quantizer.to_latents(chunk)
-                    yield latents - quantizer.quantized_latents(codes[part, :level]) if level else latents
-
-            seed = config.seed + level
-            centres = kmeans(residuals, num_items, config.codebook_size, config.kmeans_iterations, seed)
+            centres = kmeans(residuals, config.codebook_size, config.kmeans_iterations, config.seed + level)
             quantizer.codebooks[level] = centres
-            codes[:, level] = torch.cat([squared_distances(chunk, centres).argmin(dim=-1) for chunk in residuals()])
+            for chunk in residuals.split(CHUNK_ROWS):
+                chunk.sub_(centres[squared_distances(chunk, centres).argmin(dim=-1)])
         return quantizer

@@ -1,8 +1,7 @@
 """Training of the RQ-VAE: k-means start, AdamW, dead codes restarted, the state with the fewest collisions kept."""
 
 import copy
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -80,13 +79,9 @@ def _kmeans_start(model: RQVAE, batch: Tensor) -> None:
     residuals = model.to_latents(batch)
     for level in range(len(model.codebooks)):
         size, seed = model.config.codebook_size, model.config.seed + level
-        centres = kmeans(partial(_in_one_chunk, residuals), len(batch), size, KMEANS_START_ITERATIONS, seed)
+        centres = kmeans(residuals, size, KMEANS_START_ITERATIONS, seed)
         model.codebooks[level] = centres
         residuals = residuals - centres[squared_distances(residuals, centres).argmin(dim=-1)]
-
-
-def _in_one_chunk(points: Tensor) -> Iterator[Tensor]:
-    yield points
 
 
 @torch.no_grad()

@@ -121,7 +121,7 @@ def dataset_embeddings(
 def _record(dataset: "RecDataset", embedding: EmbeddingConfig, config: ItemTokenizerConfig) -> dict[str, Any]:
     """Everything the result depends on: not where it runs, how many texts at a time, or where they are cached."""
     content = [dataset.items.to_pylist(), dataset.train_sequences()]
-    record = {
+    record: dict[str, Any] = {
         "split_fingerprint": dataset.fingerprint,
         "inputs": hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16],
         "embedding": asdict(embedding),
