@@ -17,7 +17,7 @@ class RecommendationSFTConfig(SFTConfig):
     output_dir: str | None = field(
         default="outputs/lcrec", metadata={"help": "Folder of the run: checkpoint and results."}
     )
-    num_train_epochs: float = field(default=10, metadata={"help": "Passes over the training examples."})
+    num_train_epochs: float = field(default=8, metadata={"help": "Passes over the training examples."})
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Sequences in a training batch."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
     weight_decay: float = field(default=0.01, metadata={"help": "Decoupled weight decay."})
