@@ -1,4 +1,4 @@
-"""Checkpoints that carry everything they need, on disk and on the Hub, and the model card that goes with them.
+"""Checkpoints that carry everything they need, on disk and on the Hub.
 
 A checkpoint is a folder that plain ``transformers`` loads (``model.safetensors``, ``config.json``, the tokenizer), with
 the catalog, ``item_tokenizer/``, ``prompts.json`` and ``llmrec.json`` beside it. docs/evaluation.md lists the files.
@@ -8,14 +8,14 @@ import json
 import platform
 import shutil
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from huggingface_hub import EvalResult, HfApi, ModelCardData, snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     HFValidationError,
     LocalEntryNotFoundError,
@@ -32,9 +32,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from llmrec.atomic import atomic_path, write_json
+from llmrec.atomic import write_json
 from llmrec.catalog import Catalog
-from llmrec.schema import DataError
 
 INFO_FILE = "llmrec.json"
 PROMPTS_FILE = "prompts.json"
@@ -165,7 +164,7 @@ def load_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Ch
     info = json.loads((folder / INFO_FILE).read_text())
     catalog = Catalog.load(folder)
     catalog.check_fingerprint(info["catalog_fingerprint"], str(folder / INFO_FILE))
-    model_class = _model_class(folder)
+    model_class = auto_model_class(folder)
     model = model_class.from_pretrained(folder, dtype="auto", use_safetensors=True)
     return Checkpoint(
         folder=folder,
@@ -210,66 +209,6 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False, repo_ty
     return str(url)
 
 
-def save_model_card(
-    folder: str | Path,
-    metrics: Mapping[str, Any],
-    example_prompt: str,
-    *,
-    base_model: str | None = None,
-    datasets: Sequence[str] = (),
-    license: str = "unknown",
-    repo_id: str | None = None,
-) -> None:
-    """Write ``README.md`` for the checkpoint in ``folder``.
-
-    Args:
-        folder: what ``save_checkpoint`` wrote.
-        metrics: the content of metrics.json.
-        example_prompt: a prompt as the model saw it in training, item tokens included, for the usage snippet.
-        base_model: the model that was fine-tuned, a Hub name or a local folder (of which the card tells only the name,
-            since nobody else has its path); None where it was trained from a config.
-        datasets: Hub names of datasets.
-        license: Hub identifier of the licence; a fine-tuned model follows its base model's.
-        repo_id: Hub name that the snippet loads; the checkpoint's own folder where there is none.
-
-    Raises:
-        DataError: if ``metrics`` has no results of the checkpoint's method.
-    """
-    folder = Path(folder)
-    info = json.loads((folder / INFO_FILE).read_text())
-    method, results = info["method"], metrics["results"]
-    if method not in results:
-        raise DataError(f"The metrics hold results of {', '.join(results)}; the card needs those of {method!r}.")
-    model_class = _model_class(folder)
-    title = repo_id or f"{method} on {metrics['protocol']['dataset']}"
-    data = ModelCardData(
-        library_name="transformers",
-        pipeline_tag="text-generation" if model_class is AutoModelForCausalLM else "text2text-generation",
-        tags=["llmrec", "recommendation", "generative-recommendation", "semantic-ids", method],
-        license=license,
-        base_model=None if base_model is None or Path(base_model).exists() else base_model,
-        datasets=list(datasets) or None,
-        model_name=title,
-        eval_results=_eval_results(metrics, method),
-    )
-    snippet = _usage_snippet(model_class.__name__, Catalog.load(folder).num_codebooks, example_prompt, repo_id)
-    sections = [
-        f"---\n{data.to_yaml()}\n---\n\n# {title}",
-        f"A generative recommender ({method}): it reads a user's history and writes the semantic ID of the next item. "
-        f"{_origin(base_model)}, tuning {metrics['protocol'].get('tuning', 'not stated')}. Licence: {license}.",
-        f"## Results\n\n{_results_table(results)}\n\n{_floor_sentence(results, method)}",
-        f"## Protocol\n\n{_protocol_list(metrics)}",
-        f"## Usage\n\nWith plain transformers:\n\n```python\n{snippet}```\n\nThis search may spell IDs that no item "
-        "has. `llmrec.hub.load_checkpoint` loads model, tokenizer and catalog together, and llmrec's constrained beams "
-        "return catalogue items only.",
-        f"## Files\n\n`catalog.parquet` holds the items and their semantic IDs (fingerprint "
-        f"{info['catalog_fingerprint']}), `{ITEM_TOKENIZER_FOLDER}/` what made the IDs, `{PROMPTS_FILE}` the prompts, "
-        f"`{INFO_FILE}` the resolved config and versions.",
-    ]
-    with atomic_path(folder / "README.md") as temporary:
-        temporary.write_text("\n\n".join(sections) + "\n")
-
-
 def _remove_earlier_weights(folder: Path) -> None:
     """A model in several files may take the place of one in a single file, and the other way round."""
     for path in folder.glob("model*.safetensors*"):
@@ -277,90 +216,7 @@ def _remove_earlier_weights(folder: Path) -> None:
     shutil.rmtree(folder / ITEM_TOKENIZER_FOLDER, ignore_errors=True)
 
 
-def _model_class(folder: Path) -> Any:
+def auto_model_class(folder: Path) -> Any:
+    """``AutoModelForCausalLM``, or ``AutoModelForSeq2SeqLM`` where the model in ``folder`` is an encoder-decoder."""
     encoder_decoder = AutoConfig.from_pretrained(folder).is_encoder_decoder
     return AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
-
-
-def _origin(base_model: str | None) -> str:
-    if base_model is None:
-        return "Trained from a config"
-    if Path(base_model).exists():
-        return f"Fine-tuned from a local model, {Path(base_model).resolve().name}"
-    return f"Fine-tuned from [{base_model}](https://huggingface.co/{base_model})"
-
-
-def _eval_results(metrics: Mapping[str, Any], method: str) -> list[EvalResult]:
-    protocol = metrics["protocol"]
-    return [
-        EvalResult(
-            task_type="recommendation",
-            task_name="Sequential recommendation",
-            dataset_type=str(protocol["dataset"]),
-            dataset_name=f"{protocol['dataset']} (split {metrics['split_fingerprint']})",
-            dataset_split=protocol["split"],
-            metric_type=metric,
-            metric_value=value,
-        )
-        for metric, value in metrics["results"][method].items()
-        if isinstance(value, int | float)
-    ]
-
-
-def _results_table(results: Mapping[str, Any]) -> str:
-    wanted = ("hit_rate@5", "ndcg@5", "hit_rate@10", "ndcg@10", "hit_rate@20", "ndcg@20", "coverage@10", "valid_rate")
-    columns = [metric for metric in wanted if all(metric in values for values in results.values())]
-    lines = [f"| | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
-    for name, values in results.items():
-        cells = []
-        for metric in columns:
-            interval = values.get("intervals", {}).get(metric)
-            cells.append(f"{values[metric]:.4f}" + (f" ({interval[0]:.4f}-{interval[1]:.4f})" if interval else ""))
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", "In brackets: 95 % bootstrap intervals over users."])
-
-
-def _floor_sentence(results: Mapping[str, Any], method: str) -> str:
-    metric = "ndcg@10"
-    floors = {name: values[metric] for name, values in results.items() if name != method and metric in values}
-    if not floors or metric not in results[method]:
-        return "No floor was measured beside the model."
-    best = max(floors, key=lambda name: floors[name])
-    relation = "above" if floors[best] > results[method][metric] else "not above"
-    return f"{best}, at {metric} {floors[best]:.4f}, is **{relation}** the model's {results[method][metric]:.4f}."
-
-
-def _protocol_list(metrics: Mapping[str, Any]) -> str:
-    lines = [f"- split_fingerprint: {metrics['split_fingerprint']}"]
-    for name, value in metrics["protocol"].items():
-        if name == "split_fingerprint":
-            continue
-        text = ", ".join(f"{key} {entry}" for key, entry in value.items()) if isinstance(value, Mapping) else value
-        lines.append(f"- {name}: {text}")
-    return "\n".join(lines)
-
-
-def _usage_snippet(model_class: str, num_codebooks: int, example_prompt: str, repo_id: str | None) -> str:
-    folder = f'snapshot_download("{repo_id}")' if repo_id else '"."  # this folder'
-    hub_import = "from huggingface_hub import snapshot_download\n" if repo_id else ""
-    answer = "beams" if model_class == "AutoModelForSeq2SeqLM" else 'beams[:, inputs["input_ids"].shape[1] :]'
-    return f"""import re
-
-import pyarrow.parquet as pq
-{hub_import}from transformers import {model_class}, AutoTokenizer
-
-folder = {folder}
-tokenizer = AutoTokenizer.from_pretrained(folder)
-model = {model_class}.from_pretrained(folder)
-items = pq.read_table(f"{{folder}}/catalog.parquet").to_pylist()
-titles = {{tuple(item["semantic_id"]): item["title"] for item in items}}
-
-prompt = {example_prompt!r}
-inputs = tokenizer(prompt, return_tensors="pt", return_token_type_ids=False)
-beams = model.generate(
-    **inputs, max_new_tokens={num_codebooks}, num_beams=10, num_return_sequences=10, do_sample=False
-)
-for text in tokenizer.batch_decode({answer}):
-    semantic_id = tuple(int(code) for code in re.findall(r"<[a-z]_(\\d+)>", text))
-    print(text, titles.get(semantic_id, "(no item has this ID)"))
-"""
