@@ -118,6 +118,7 @@ def main(argv: list[str] | None = None) -> None:
         print((run.folder / REPORT_FILE).read_text())
         return
     stopwatch = Stopwatch()
+    push, config.push_to_hub = config.push_to_hub, False  # once, at the end, instead of every trainer checkpoint
 
     # Data, semantic IDs and instructions: one process makes what is missing, the others wait and read it
     with PartialState().main_process_first(), stopwatch.stage("data"):
@@ -164,7 +165,7 @@ def main(argv: list[str] | None = None) -> None:
         save_model_card(
             run.folder, metrics, example, base_model=model_args.model_name_or_path, repo_id=config.hub_model_id
         )
-        if config.push_to_hub:
+        if push:
             push_to_hub(run.folder, config.hub_model_id or run.folder.name, private=bool(config.hub_private_repo))
 
 

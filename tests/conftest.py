@@ -1,6 +1,9 @@
 """Fixtures that several rooms share."""
 
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,3 +17,24 @@ def llmrec_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}: set LLMREC_DATA to the folder that holds it")
     return folder
+
+
+@pytest.fixture
+def hub_environment(tmp_path: Path) -> Iterator[dict[str, str]]:
+    """Settings under which huggingface_hub talks to a local stand-in, running as a second process."""
+    server = subprocess.Popen(
+        [sys.executable, Path(__file__).with_name("hub_server.py")], stdout=subprocess.PIPE, text=True
+    )
+    try:
+        yield {
+            "HF_ENDPOINT": server.stdout.readline().strip(),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_OFFLINE": "0",
+            "HF_TOKEN": "hf_local",
+            "HF_HOME": str(tmp_path / "hf_home"),
+            "PYTHONPATH": str(Path(__file__).parents[1]),
+        }
+    finally:
+        server.terminate()
+        server.wait(timeout=10)
+        server.stdout.close()

@@ -198,27 +198,6 @@ def test_the_snippet_runs_without_llmrec_for_an_encoder_decoder(tmp_path, catalo
     assert len(run_card_snippet(tmp_path, tmp_path)) == 10
 
 
-@pytest.fixture
-def hub_environment(tmp_path):
-    """Settings under which huggingface_hub talks to a local stand-in, running as a second process."""
-    server = subprocess.Popen(
-        [sys.executable, Path(__file__).with_name("hub_server.py")], stdout=subprocess.PIPE, text=True
-    )
-    try:
-        yield {
-            "HF_ENDPOINT": server.stdout.readline().strip(),
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_OFFLINE": "0",
-            "HF_TOKEN": "hf_local",
-            "HF_HOME": str(tmp_path / "hf_home"),
-            "PYTHONPATH": str(Path(__file__).parents[1]),
-        }
-    finally:
-        server.terminate()
-        server.wait(timeout=10)
-        server.stdout.close()
-
-
 PUSH_AND_LOAD = """
 from pathlib import Path
 import torch

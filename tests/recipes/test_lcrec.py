@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def test_two_steps_then_resumed_to_four_equals_four_in_one_go(lcrec, ring_datase
     _run(lcrec, ring_dataset, broken, *steps)
     for name in ("metrics.json", "model.safetensors"):  # as if the run had died after its second step
         (broken / name).unlink()
-    _delete(broken / "checkpoint-4")
+    shutil.rmtree(broken / "checkpoint-4")
     resumed = _run(lcrec, ring_dataset, broken, *steps)
     assert resumed["results"] == whole["results"]
 
@@ -167,7 +168,20 @@ def test_the_checkpoint_needs_transformers_only(lcrec, ring_dataset, tmp_path) -
     assert len(catalog) == 40
 
 
-def _delete(folder: Path) -> None:
-    for path in sorted(folder.rglob("*"), reverse=True):
-        path.unlink() if path.is_file() else path.rmdir()
-    folder.rmdir()
+def test_push_to_hub_sends_one_checkpoint_that_loads_by_name(ring_dataset, tmp_path, hub_environment) -> None:
+    options = ["--dataset_dir", str(ring_dataset), "--output_dir", str(tmp_path / "out"), *TINY, "--max_steps", "1"]
+    environment = {**os.environ, **hub_environment, "OMP_NUM_THREADS": "1"}
+    push = ["--push_to_hub", "True", "--hub_model_id", "someone/lcrec-ring"]
+    subprocess.run([sys.executable, "recipes/lcrec.py", *options, *push], cwd=ROOT, env=environment, check=True)
+    code = (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        "from llmrec.hub import load_checkpoint\n"
+        "AutoModelForCausalLM.from_pretrained('someone/lcrec-ring')\n"
+        "AutoTokenizer.from_pretrained('someone/lcrec-ring')\n"
+        "checkpoint = load_checkpoint('someone/lcrec-ring')\n"
+        "print(checkpoint.catalog.fingerprint, (checkpoint.folder / 'README.md').exists())"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout.split() == [Catalog.load(tmp_path / "out").fingerprint, "True"]
