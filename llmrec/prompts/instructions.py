@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 INFO_FILE = "instructions.json"
 _CARD_FILE = "README.md"
+_RECORD_KEY = b"llmrec"
 _ROWS_AT_A_TIME = 10_000
 
 
@@ -64,25 +65,21 @@ def build_instructions(
         Task -> table with the columns of ``instruction_schema(task)``.
 
     Raises:
-        ValueError: if a task is unknown or an option is out of range.
+        ValueError: if a task is unknown, an option is out of range, or ``writer`` is None where texts of a language
+            model would be replaced.
         DataError: if an item has no title, or a training item has no row among the items.
     """
     max_history = dataset.protocol["max_history"] if max_history is None else max_history
     _check_options(tasks, max_history, fusion_samples)
     output_dir = Path(output_dir)
     builder = _Builder(dataset, max_history, fusion_samples, seed, refit, writer)
-    info = _read_info(output_dir)
     for task in tasks:
-        record = builder.record(task)
-        if _is_current(output_dir, task, info.get(task), record, any_writer=writer is None):
-            logger.info("%s is up to date.", output_dir / f"{task}.parquet")
+        path, record = output_dir / f"{task}.parquet", builder.record(task)
+        if _is_current(path, record, any_writer=writer is None):
+            logger.info("%s is up to date.", path)
             continue
-        if info.pop(task, None):  # a kill between table and record must not leave a record of other options
-            _write_info(output_dir, info, dataset.fingerprint)
-        num_rows = _write_table(output_dir, task, builder.rows(task), builder.num_rows(task), record["writer"])
-        info[task] = {**record, "examples": num_rows, "templates": len(TEMPLATES[task])}
-        info = {name: info[name] for name in TASKS if name in info}
-        _write_info(output_dir, info, dataset.fingerprint)
+        _write_table(path, task, builder.rows(task), builder.num_rows(task), record)
+        _write_info(output_dir, dataset.fingerprint)
     return {task: pq.read_table(output_dir / f"{task}.parquet").combine_chunks() for task in tasks}
 
 
@@ -164,18 +161,31 @@ def _check_options(tasks: Sequence[str], max_history: int, fusion_samples: int |
         raise ValueError(f"fusion_samples is {fusion_samples}; keep 1 or more, or leave fusionseqrec out of the tasks.")
 
 
-def _read_info(output_dir: Path) -> dict[str, Any]:
-    path = output_dir / INFO_FILE
-    return json.loads(path.read_text())["tasks"] if path.is_file() else {}
+def _read_record(path: Path) -> dict[str, Any] | None:
+    """What the table at ``path`` was made from; it lies in the file itself, so the two can't part."""
+    content = (pq.read_schema(path).metadata or {}).get(_RECORD_KEY) if path.is_file() else None
+    return None if content is None else json.loads(content)
 
 
-def _is_current(
-    output_dir: Path, task: str, recorded: dict[str, Any] | None, record: dict[str, Any], any_writer: bool
-) -> bool:
-    if recorded is None or not (output_dir / f"{task}.parquet").is_file():
+def _is_current(path: Path, record: dict[str, Any], any_writer: bool) -> bool:
+    """Whether the table at ``path`` is what ``record`` asks for.
+
+    Raises:
+        ValueError: if it has to be made anew, but somebody else wrote its texts and no writer is named.
+    """
+    found = _read_record(path)
+    if found is None:
         return False
-    ignored = {"writer"} if any_writer else set()
-    return all(recorded.get(name) == value for name, value in record.items() if name not in ignored)
+    compared = record.keys() - {"writer"} if any_writer else record.keys()
+    changed = sorted(name for name in compared if found.get(name) != record[name])
+    if changed and any_writer and found["writer"] != record["writer"]:
+        values = "; ".join(f"{name}: {found.get(name)!r} -> {record[name]!r}" for name in changed)
+        raise ValueError(
+            f"{path} was written by {found['writer']} for other data or options ({values}). Run "
+            "data_prep/instructions.py with that writer and the new options (answers it gave before are kept and cost "
+            "nothing), or delete the file to have the texts built without a language model."
+        )
+    return not changed
 
 
 def _content_hash(dataset: "RecDataset") -> str:
@@ -187,19 +197,16 @@ def _content_hash(dataset: "RecDataset") -> str:
     return digest.hexdigest()[:16]
 
 
-def _write_table(output_dir: Path, task: str, rows: Iterable[Row], total: int, writer: str | None) -> int:
-    schema = instruction_schema(task)
-    count = 0
+def _write_table(path: Path, task: str, rows: Iterable[Row], total: int, record: dict[str, Any]) -> None:
+    schema = instruction_schema(task).with_metadata({_RECORD_KEY: json.dumps(record)})
     with (
-        atomic_path(output_dir / f"{task}.parquet") as temporary,
+        atomic_path(path) as temporary,
         pq.ParquetWriter(temporary, schema) as file,
         tqdm(total=total, desc=task, unit="examples", disable=None) as progress,
     ):
         remaining = iter(rows)
         while chunk := list(islice(_counted(remaining, progress), _ROWS_AT_A_TIME)):
-            file.write_table(_table_of(chunk, task, schema, writer))
-            count += len(chunk)
-    return count
+            file.write_table(_table_of(chunk, task, schema, record["writer"]))
 
 
 def _counted(rows: Iterator[Row], progress: tqdm) -> Iterator[Row]:
@@ -224,8 +231,15 @@ def _segments_column(values: Sequence[Sequence[str] | None], is_item: bool) -> p
     return pa.ListArray.from_arrays(pa.array(ends), segments, type=SEGMENTS_TYPE, mask=missing)
 
 
-def _write_info(output_dir: Path, info: dict[str, Any], fingerprint: str) -> None:
-    """The record, and a dataset card whose configurations are the tasks: ``load_dataset(folder, "seqrec")``."""
+def _write_info(output_dir: Path, fingerprint: str) -> None:
+    """The records of all tables, and a dataset card that makes the tasks configurations of ``load_dataset``."""
+    info = {}
+    for task in TASKS:
+        path = output_dir / f"{task}.parquet"
+        record = _read_record(path)
+        if record is not None:
+            num_rows = pq.read_metadata(path).num_rows
+            info[task] = {**record, "examples": num_rows, "templates": len(TEMPLATES[task])}
     write_json(output_dir / INFO_FILE, {"dataset_fingerprint": fingerprint, "tasks": info})
     configs = "".join(f"- config_name: {task}\n  data_files: {task}.parquet\n" for task in info)
     counts = "".join(

@@ -196,6 +196,8 @@ def test_texts_of_a_language_model_are_kept_by_a_run_that_names_no_writer(
         "itemsearch": "spy",
         "preferenceobtain": "deterministic",
     }
+    with pytest.raises(ValueError, match=r"written by spy for other data or options \(max_history: 3 -> 2\)"):
+        build_instructions(small_dataset, tmp_path, ["itemsearch"], max_history=2)
     again = build_instructions(small_dataset, tmp_path, ["itemsearch"], DeterministicWriter())
     assert again["itemsearch"]["writer"][0].as_py() == "deterministic"
 
@@ -212,6 +214,11 @@ def test_a_failure_leaves_no_half_table_and_what_was_made_before_is_kept(
         build_instructions(small_dataset, tmp_path, ["seqrec", "itemsearch"], Failing())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", INFO_FILE, "seqrec.parquet"]
     assert list(json.loads((tmp_path / INFO_FILE).read_text())["tasks"]) == ["seqrec"]
+    build_instructions(small_dataset, tmp_path, ["itemsearch"], _SpyWriter())
+    with pytest.raises(RuntimeError, match="endpoint is gone"):
+        build_instructions(small_dataset, tmp_path, ["itemsearch"], Failing(), max_history=2)
+    table = build_instructions(small_dataset, tmp_path, ["itemsearch"])["itemsearch"]
+    assert set(table["writer"].to_pylist()) == {"spy"}
 
 
 def test_datasets_loads_a_task_by_its_name_and_an_example_is_the_same_from_there(
