@@ -31,7 +31,6 @@ def conflict_rounds(
 
     Each round finds the groups of colliding items once, at its start, and re-quantizes each group as one Sinkhorn
     batch at the last level. Earlier levels never change. Exact duplicates stay together, as in the original.
-    A small group ends far from its nearest codes: uniformity outweighs distance there, also in the original.
 
     Args:
         quantizer: a fitted one.

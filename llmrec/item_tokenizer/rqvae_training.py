@@ -27,7 +27,7 @@ def train_rqvae(embeddings: np.ndarray, config: ItemTokenizerConfig, device: tor
     chose restarts at the residual of a random item (ours; LC-Rec leaves dead codes).
     """
     with torch.random.fork_rng(devices=[]):  # weights are drawn on the CPU; leave the caller's generator as it was
-        torch.manual_seed(config.seed)
+        torch.default_generator.manual_seed(config.seed)
         model = RQVAE(config, embeddings.shape[1])
     model.to(device).train()
     rng = np.random.default_rng(config.seed)

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+#: Masses of one item that differ by no more than this fraction are equal.
+TIE_TOLERANCE = 1e-9
+
 
 @torch.no_grad()
 def sinkhorn_codes(distances: Tensor, epsilon: float, iterations: int) -> Tensor:
@@ -12,6 +15,9 @@ def sinkhorn_codes(distances: Tensor, epsilon: float, iterations: int) -> Tensor
     epsilon) are normalised in turn, so that each item has mass 1 / batch and each code mass 1 / codes, codes last.
     Kept as two scaling vectors, which is the same in exact arithmetic and several times faster than dividing the
     matrix. A row's own scale can't change which code is its largest, so the last one is never applied.
+
+    Ties go to the nearest code (ours). Where codes outnumber items, an item owns many codes outright, and their masses
+    differ in the last bit only: the original's argmax picks one by rounding, another one on other hardware.
 
     Args:
         distances: (..., batch, codes) squared distances; leading dimensions are separate batches.
@@ -31,4 +37,6 @@ def sinkhorn_codes(distances: Tensor, epsilon: float, iterations: int) -> Tensor
     for _ in range(iterations):
         row_scale = 1 / (batch * (kernel @ column_scale))
         column_scale = 1 / (codes * (kernel.mT @ row_scale))
-    return (kernel * column_scale.mT).argmax(dim=-1)
+    mass = kernel * column_scale.mT
+    tied = mass >= (1 - TIE_TOLERANCE) * mass.amax(dim=-1, keepdim=True)
+    return torch.where(tied, distances, torch.inf).argmin(dim=-1)

@@ -219,11 +219,9 @@ class ItemTokenizer:
         info = json.loads((folder / INFO_FILE).read_text())
         config = ItemTokenizerConfig(**{**info["config"], "device": device})
         tensors = load_file(folder / WEIGHTS_FILE)
-        quantizer = _empty_quantizer(config, info["dim"])
-        quantizer.load_state_dict(
-            {name.removeprefix("quantizer."): value for name, value in tensors.items() if name != "semantic_ids"}
-        )
-        ids = tensors["semantic_ids"].numpy()
+        ids = tensors.pop("semantic_ids").numpy()
+        weights = {name.removeprefix("quantizer."): value for name, value in tensors.items()}
+        quantizer = _loaded_quantizer(config, info["dim"], weights)
         tokenizer = cls(config, quantizer.to(_device(device)), info["item_ids"], ids, tuple(info["codebook_sizes"]))
         if tokenizer.fingerprint != info["fingerprint"]:
             raise DataError(
@@ -245,10 +243,11 @@ class ItemTokenizer:
         return digest.hexdigest()[:16]
 
 
-def _empty_quantizer(config: ItemTokenizerConfig, dim: int) -> Quantizer:
-    if config.quantizer == "rqvae":
-        return RQVAE(config, dim)
-    return ResidualKMeans(config, dim)
+def _loaded_quantizer(config: ItemTokenizerConfig, dim: int, weights: dict[str, torch.Tensor]) -> Quantizer:
+    with torch.device("meta"):  # no fresh weights: drawing them would move the caller's random state
+        quantizer = RQVAE(config, dim) if config.quantizer == "rqvae" else ResidualKMeans(config, dim)
+    quantizer.load_state_dict(weights, assign=True)
+    return quantizer
 
 
 def _device(name: str | None) -> torch.device:
