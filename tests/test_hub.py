@@ -191,6 +191,10 @@ def run_python(code, cwd, environment=None):
     return done.stdout
 
 
+def test_pushing_a_dataset_does_not_wait_for_torch(tmp_path):
+    assert run_python("import sys, llmrec.hub; print('torch' in sys.modules)", tmp_path).strip() == "False"
+
+
 @pytest.mark.slow
 def test_the_snippet_runs_without_llmrec_for_an_encoder_decoder(tmp_path, catalog, item_tokenizer_folder):
     _, _, prompt = save(tmp_path, catalog, item_tokenizer_folder, "t5")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
@@ -23,17 +23,12 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
 
 from llmrec.atomic import write_json
 from llmrec.catalog import Catalog
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 INFO_FILE = "llmrec.json"
 PROMPTS_FILE = "prompts.json"
@@ -58,8 +53,8 @@ class Checkpoint:
     """
 
     folder: Path
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
+    model: "PreTrainedModel"
+    tokenizer: "PreTrainedTokenizerBase"
     catalog: Catalog
     config: dict[str, Any]
     prompts: dict[str, Any]
@@ -68,8 +63,8 @@ class Checkpoint:
 
 def save_checkpoint(
     folder: str | Path,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
     catalog: Catalog,
     item_tokenizer_folder: str | Path,
     config: Mapping[str, Any],
@@ -155,6 +150,8 @@ def load_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Ch
         FileNotFoundError: if there is no such checkpoint, or it is not one of llmrec's.
         DataError: if its catalog is not the one that the model was trained with.
     """
+    from transformers import AutoTokenizer  # noqa: PLC0415 -- brings torch: seconds that pushing a dataset saves
+
     folder = resolve_checkpoint(name_or_path, revision)
     if not (folder / INFO_FILE).is_file():
         raise FileNotFoundError(
@@ -218,5 +215,7 @@ def _remove_earlier_weights(folder: Path) -> None:
 
 def auto_model_class(folder: Path) -> Any:
     """``AutoModelForCausalLM``, or ``AutoModelForSeq2SeqLM`` where the model in ``folder`` is an encoder-decoder."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM  # noqa: PLC0415 -- as above
+
     encoder_decoder = AutoConfig.from_pretrained(folder).is_encoder_decoder
     return AutoModelForSeq2SeqLM if encoder_decoder else AutoModelForCausalLM
