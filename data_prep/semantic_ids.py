@@ -27,7 +27,8 @@ class _Formatter(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescription
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=_Formatter)
+    usage = "%(prog)s --dataset_dir FOLDER [--output_dir FOLDER] [options]"
+    parser = argparse.ArgumentParser(usage=usage, description=__doc__, formatter_class=_Formatter)
     parser.add_argument("--dataset_dir", type=Path, required=True, help="folder written by another data_prep script")
     parser.add_argument("--output_dir", type=Path, help="None: semantic_ids inside the dataset folder")
     _add_embedding_options(parser.add_argument_group("what is quantized"))
