@@ -77,14 +77,14 @@ def test_iso_milliseconds_and_seconds_are_the_same_times(tmp_path: Path, timesta
 @pytest.mark.parametrize(
     ("events", "items", "message"),
     [
-        (EVENTS.drop(columns="timestamp"), ITEMS, r"events.csv has no column timestamp; it has \['user_id'"),
+        (EVENTS.drop(columns="timestamp"), ITEMS, "events.csv has no column 'timestamp' .* it has user_id, item"),
         (EVENTS.assign(timestamp=["2023-11-14", "yesterday", "2023-11-14"]), ITEMS, "holds 'yesterday' in line 3"),
-        (EVENTS.assign(timestamp=[1_700_000_000, 1_700_000_000_000, 1]), ITEMS, "mixes seconds and .*; line 3"),
-        (EVENTS.assign(user_id=[None, None, None]), ITEMS, r"'user_id' is empty in 3 of 3 rows, the first in line 2"),
+        (EVENTS.assign(timestamp=[1_700_000_000, 1_700_000_000_000, 1_700_000_000]), ITEMS, "line 3.* no one unit"),
+        (EVENTS.assign(user_id=[None, None, None]), ITEMS, r"'user_id' is empty in all rows, the first in line 2"),
         (EVENTS.assign(rating=["4", "five", "3"]), ITEMS, "'rating' holds 'five' in line 3"),
-        (EVENTS, ITEMS.assign(title=["Seven", ""]), "1 items have no title .*'08'.*--drop_untitled"),
-        (EVENTS, ITEMS.iloc[:1], "without a row; the first is '08'"),
-        (EVENTS, ITEMS.drop(columns="title"), "items.csv has no column title"),
+        (EVENTS, ITEMS.assign(title=["Seven", ""]), "items.csv: 1 items .*no title .*'08' in line 3.*--drop_untitled"),
+        (EVENTS, ITEMS.iloc[:1], "events.csv: 1 .* no row for, the first is '08' in line 3"),
+        (EVENTS, ITEMS.drop(columns="title"), "items.csv has no column 'title'"),
     ],
 )  # fmt: skip
 def test_bad_tables_are_refused_with_their_place(tmp_path: Path, events, items, message: str) -> None:
@@ -160,13 +160,13 @@ def test_amazon_2023_has_names_of_its_own_and_milliseconds(tmp_path: Path) -> No
 def test_damaged_review_files_are_refused_with_the_line(tmp_path: Path) -> None:
     reviews, metadata = _reviews(tmp_path, [REVIEW] * 5000, [PRODUCT])
     reviews.write_bytes(reviews.read_bytes()[:-20])
-    with pytest.raises(DataError, match="cut short after line"):
+    with pytest.raises(DataError, match=r"reviews\.json\.gz is damaged or cut short"):
         read_amazon_reviews(reviews, metadata)
     _reviews(tmp_path, [REVIEW, {"asin": "B1"}], [PRODUCT])
     with pytest.raises(DataError, match="line 2 has no reviewerID, unixReviewTime"):
         read_amazon_reviews(reviews, metadata)
     _reviews(tmp_path, [{**REVIEW, "unixReviewTime": "soon"}], [PRODUCT])
-    with pytest.raises(DataError, match="line 1 has unixReviewTime 'soon'"):
+    with pytest.raises(DataError, match="'unixReviewTime' holds 'soon' in line 1"):
         read_amazon_reviews(reviews, metadata)
     with pytest.raises(DataError, match="allowed are 2014"):
         read_amazon_reviews(reviews, metadata, release="2020")
@@ -175,14 +175,14 @@ def test_damaged_review_files_are_refused_with_the_line(tmp_path: Path) -> None:
 def test_sequences_keep_their_order_and_take_the_first_title_there_is(tmp_path: Path) -> None:
     (tmp_path / "sequences.jsonl").write_text('{"user": "u", "items": [2, 1, 3]}\n')
     (tmp_path / "items.jsonl").write_text(
-        '{"item_id": 1, "title": "One"}\n{"item_id": 2, "title": "", "other": "Two"}\n{"item_id": 3, "other": "Three"}\n'
+        '{"item_id": 1, "title": "One"}\n{"item_id": 2, "title": "", "other": "Two"}\n{"item_id": 3, "other": "Tre"}\n'
     )
     raw = read_sequences(tmp_path, title_columns=("title", "other"))
-    assert raw.items["title"].to_pylist() == ["One", "Two", "Three"]
+    assert raw.items["title"].to_pylist() == ["One", "Two", "Tre"]
     dataset = prepare_dataset(raw, tmp_path / "out", PreparationConfig(k_core=1))
     assert dataset.train["item_ids"].to_pylist() == [["2"]]
     assert dataset.test["target_item_ids"].to_pylist() == [["3"]]
-    with pytest.raises(DataError, match="have no title"):
+    with pytest.raises(DataError, match="'2' in line 2"):
         read_sequences(tmp_path)
     (tmp_path / "sequences.jsonl").write_text('{"user": "u", "items": [2, 1], "timestamps": [5]}\n')
     with pytest.raises(DataError, match="line 1 has 2 items and 1 timestamps"):
@@ -212,7 +212,7 @@ def test_movielens_reads_both_forms_alike(tmp_path: Path) -> None:
     assert first.interactions.equals(second.interactions)
     assert first.items.equals(second.items)
     assert first.source != second.source
-    assert read_recbole(tmp_path / "b").name == "ml-100k"
+    assert read_recbole(tmp_path / "b", timestamp_unit="s").name == "ml-100k"
     with pytest.raises(DataError, match=r"neither u\.data nor"):
         read_movielens(tmp_path)
 

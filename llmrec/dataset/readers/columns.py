@@ -1,46 +1,51 @@
-"""Columns as read to the project's tables, checked; every error names the file, the column and the row."""
+"""Columns as read to the project's tables, checked; every error names the file, the column and the line.
+
+The index of every series holds the line number, from 1, that its value stands in; its name is the column's.
+"""
 
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
 from llmrec.schema import INTERACTIONS, ITEMS, DataError
 
-#: Rows before the first data row in a file with a header line.
-HEADER_LINES = 1
+#: The tables here carry the line of each row beside the schema's columns, for errors that are found later.
+LINE = pa.field("line", pa.int64())
 
 
 def interactions_table(
     path: Path,
     user_ids: pd.Series,
     item_ids: pd.Series,
-    timestamps: pd.Series,
+    seconds: pd.Series,
     ratings: pd.Series | None = None,
     reviews: pd.Series | None = None,
 ) -> pa.Table:
-    """A table of ``schema.INTERACTIONS``.
+    """A table of ``schema.INTERACTIONS`` and a column ``line``.
 
     Args:
-        path: named in errors; line numbers are the series' positions plus the header line.
-        user_ids: as text or numbers.
-        item_ids: as text or numbers.
-        timestamps: whole seconds.
-        ratings: numbers, or None where the source has none.
-        reviews: texts, or None where the source has none.
+        path: named in errors.
+        user_ids: as text or whole numbers.
+        item_ids: as text or whole numbers.
+        seconds: int64, Unix time or positions.
+        ratings: numbers, missing ones allowed; None where the source has none.
+        reviews: texts, missing ones allowed; None where the source has none.
 
     Raises:
-        DataError: if an id is missing or a number can't be read.
+        DataError: if an id is missing or a rating is no number.
     """
     size = len(user_ids)
     columns = [
-        pa.array(required_text(path, "user_id", user_ids), pa.string()),
-        pa.array(required_text(path, "item_id", item_ids), pa.string()),
-        pa.array(numbers(path, "timestamp", timestamps).astype("int64"), pa.int64()),
-        pa.nulls(size, pa.float32()) if ratings is None else pa.array(numbers(path, "rating", ratings), pa.float32()),
+        identifiers(path, user_ids),
+        identifiers(path, item_ids),
+        pa.array(seconds, pa.int64()),
+        pa.nulls(size, pa.float32()) if ratings is None else _ratings(path, ratings),
         pa.nulls(size, pa.string()) if reviews is None else pa.array(reviews, pa.string(), from_pandas=True),
+        pa.array(user_ids.index, pa.int64()),
     ]
-    return pa.table(columns, schema=INTERACTIONS)
+    return pa.table(columns, schema=INTERACTIONS.append(LINE))
 
 
 def items_table(
@@ -51,58 +56,87 @@ def items_table(
     brands: pd.Series | None = None,
     categories: pd.Series | None = None,
 ) -> pa.Table:
-    """A table of ``schema.ITEMS``; a missing text is the empty string."""
-    empty = pd.Series([""] * len(item_ids))
-    lists = [[]] * len(item_ids) if categories is None else [list(row) if row is not None else [] for row in categories]
+    """A table of ``schema.ITEMS`` and a column ``line``; a missing text is the empty string.
+
+    Args:
+        path: named in errors.
+        item_ids: as text or whole numbers, no two the same.
+        titles: texts; their ends are stripped.
+        descriptions: texts.
+        brands: texts.
+        categories: lists of texts.
+
+    Raises:
+        DataError: if an id is missing or comes twice.
+    """
+    ids = identifiers(path, item_ids)
+    repeated = pd.Series(ids.to_pylist(), item_ids.index).duplicated()
+    if repeated.any():
+        line = first_line(repeated)
+        raise DataError(
+            f"{path}: column {item_ids.name!r} repeats {item_ids[line]!r} in line {line}; each item needs one line. "
+            "Keep one of them."
+        )
+    lists = [[]] * len(ids) if categories is None else [list(names) for names in categories]
     columns = [
-        pa.array(required_text(path, "item_id", item_ids), pa.string()),
-        pa.array(titles.fillna("").astype(str), pa.string()),
-        pa.array((empty if descriptions is None else descriptions).fillna("").astype(str), pa.string()),
-        pa.array((empty if brands is None else brands).fillna("").astype(str), pa.string()),
+        ids,
+        *(_texts(values, len(ids)) for values in (titles, descriptions, brands)),
         pa.array(lists, pa.list_(pa.string())),
+        pa.array(item_ids.index, pa.int64()),
     ]
-    return pa.table(columns, schema=ITEMS)
+    return pa.table(columns, schema=ITEMS.append(LINE))
 
 
-def required_text(path: Path, name: str, values: pd.Series) -> pd.Series:
-    """``values`` as text, none of them missing."""
+def identifiers(path: Path, values: pd.Series) -> pa.Array:
+    """``values`` as text: none missing, whole numbers without a decimal point."""
     missing = values.isna() | (values.astype(str).str.strip() == "")
     if missing.any():
-        row = int(missing.to_numpy().argmax())
+        of = "all" if missing.all() else f"{int(missing.sum()):,} of {len(values):,}"
         raise DataError(
-            f"{path}: column {name!r} is empty in {int(missing.sum())} of {len(values)} rows, the first in line "
-            f"{row + 1 + HEADER_LINES}. Fill them in, or remove those rows."
+            f"{path}: column {values.name!r} is empty in {of} rows, the first in line {first_line(missing)}. Fill "
+            "them in, or remove those rows."
         )
-    return values.astype(str)
+    if isinstance(values.dtype, pd.StringDtype):
+        return pa.array(values.str.strip(), pa.string())
+    if pd.api.types.is_integer_dtype(values.dtype):
+        return pa.array(values.astype(str), pa.string())
+    return pa.array([_identifier(path, str(values.name), line, value) for line, value in values.items()], pa.string())
 
 
-def numbers(path: Path, name: str, values: pd.Series) -> pd.Series:
-    """``values`` as numbers, all of them readable."""
+def numbers(path: Path, values: pd.Series) -> pd.Series:
+    """``values`` as finite numbers; int64 where all of them are whole, so that large ones stay exact."""
     parsed = pd.to_numeric(values, errors="coerce")
-    if parsed.isna().any():
-        row = int(parsed.isna().to_numpy().argmax())
+    bad = parsed.isna() | parsed.isin([float("inf"), float("-inf")])
+    if bad.any():
+        line = first_line(bad)
         raise DataError(
-            f"{path}: column {name!r} holds {values.iloc[row]!r} in line {row + 1 + HEADER_LINES}, which is no number."
+            f"{path}: column {values.name!r} holds {values[line]!r} in line {line}, which is no number. Correct it, or "
+            "remove that row."
         )
     return parsed
 
 
-def with_titles(path: Path, interactions: pa.Table, items: pa.Table, drop_untitled: bool) -> tuple[pa.Table, pa.Table]:
-    """Interactions and items, all of which have a title.
+def first_line(mask: pd.Series) -> int:
+    """The line of the first True."""
+    return int(mask.index[int(mask.to_numpy().argmax())])
 
-    Raises:
-        DataError: if an item has none, or an interaction names an item without a row; with ``drop_untitled`` both go.
-    """
-    frame = items.to_pandas()
-    untitled = frame["title"].str.strip() == ""
-    known = set(frame.loc[~untitled, "item_id"])
-    named = interactions["item_id"].to_pandas()
-    lost = ~named.isin(known)
-    if not drop_untitled and (untitled.any() or lost.any()):
-        example = frame.loc[untitled, "item_id"].iloc[0] if untitled.any() else named[lost].iloc[0]
-        raise DataError(
-            f"{path}: {int(untitled.sum())} items have no title and {named[lost].nunique()} items with interactions "
-            f"are without one or without a row; the first is {example!r}. Add their titles, or drop them and their "
-            "interactions with --drop_untitled."
-        )
-    return interactions.filter(pa.array(~lost)), items.filter(pa.array(~untitled))
+
+def _identifier(path: Path, column: str, line: Any, value: Any) -> str:
+    if isinstance(value, str):
+        return value.strip()
+    if isinstance(value, int | float) and not isinstance(value, bool) and value == int(value):
+        return str(int(value))
+    raise DataError(f"{path}: column {column!r} holds {value!r} in line {line}; an id is text or a whole number.")
+
+
+def _ratings(path: Path, values: pd.Series) -> pa.Array:
+    present = values.notna()
+    parsed = pd.Series(float("nan"), values.index)
+    parsed[present] = numbers(path, values[present]).astype("float64")
+    return pa.array(parsed, pa.float32(), from_pandas=True)
+
+
+def _texts(values: pd.Series | None, size: int) -> pa.Array:
+    if values is None:
+        return pa.array([""] * size, pa.string())
+    return pa.array(values.fillna("").astype(str).str.strip(), pa.string())

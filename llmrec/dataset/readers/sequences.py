@@ -1,19 +1,27 @@
 """Histories in one JSON line per user, and items in one JSON line each: ``sequences.jsonl`` and ``items.jsonl``."""
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from llmrec.dataset.raw_data import RawData
-from llmrec.dataset.readers.columns import interactions_table, items_table, with_titles
+from llmrec.dataset.readers.columns import interactions_table, items_table
+from llmrec.dataset.readers.interactions import category_list
 from llmrec.dataset.readers.json_lines import read_json_lines
+from llmrec.dataset.readers.tables import read_table
+from llmrec.dataset.readers.text import clean_text, plain_text, unpacked_text
+from llmrec.dataset.readers.timestamps import unix_seconds
+from llmrec.dataset.readers.titled import FileTable, titled_raw_data
 from llmrec.schema import DataError
 
 
 def read_sequences(
     folder: str | Path,
     name: str | None = None,
-    title_columns: tuple[str, ...] = ("title",),
+    title_columns: Sequence[str] = ("title",),
     drop_untitled: bool = False,
 ) -> RawData:
     """Read ``sequences.jsonl`` (``user``, ``items`` oldest first, ``timestamps`` and ``ratings`` where there are any)
@@ -25,46 +33,93 @@ def read_sequences(
         folder: that holds both files.
         name: of the dataset; the folder's by default.
         title_columns: an item's title is the first of these that is not empty.
-        drop_untitled: drop items without a title, and their interactions, instead of refusing them.
+        drop_untitled: drop items without a title or a row, and their interactions, instead of refusing them.
 
     Raises:
-        DataError: if a file, a field or a title is missing, or a line is no JSON.
+        DataError: if a file, a field or a title is missing, lengths differ, only some users have timestamps, or a line
+            is no JSON.
     """
     folder = Path(folder)
-    users: list[str] = []
-    items: list[str | int] = []
-    times: list[int] = []
-    ratings: list[float | None] = []
-    timed = True
-    for line, row in read_json_lines(folder / "sequences.jsonl", required=("user", "items")):
-        size = len(row["items"])
-        users += [row["user"]] * size
-        items += row["items"]
-        timed = timed and "timestamps" in row
-        for column, target, fallback in (("timestamps", times, range(size)), ("ratings", ratings, [None] * size)):
-            values = row.get(column, fallback)
-            if len(values) != size:
-                raise DataError(
-                    f"{folder / 'sequences.jsonl'}: line {line} has {size} items and {len(values)} {column}; "
-                    "they must be as many."
-                )
-            target.extend(values)
-    table = pd.DataFrame([row for _, row in read_json_lines(folder / "items.jsonl", required=("item_id",))])
-    missing = [column for column in title_columns if column not in table]
-    if missing:
-        raise DataError(f"{folder / 'items.jsonl'} has no column {missing}; it has {list(table.columns)}.")
-    titles = table[list(title_columns)].replace("", None).bfill(axis=1).iloc[:, 0]
-    path = folder / "sequences.jsonl"
-    rated = pd.Series(ratings, dtype="float64")
-    interactions = interactions_table(
-        path, pd.Series(users), pd.Series(items), pd.Series(times), None if rated.isna().any() else rated
+    sequences, items = folder / "sequences.jsonl", folder / "items.jsonl"
+    event_table, timed = _event_table(sequences)
+    return titled_raw_data(
+        name or folder.resolve().name,
+        FileTable(sequences, event_table),
+        FileTable(items, _item_table(items, title_columns)),
+        f"sequences.jsonl and items.jsonl of {folder.resolve().name}, titles from {', '.join(title_columns)}",
+        drop_untitled,
+        has_timestamps=timed,
     )
+
+
+def _event_table(path: Path) -> tuple[pa.Table, bool]:
+    """One row per event, and whether the file has timestamps."""
+    lines: list[int] = []
+    columns: dict[str, list[Any]] = {"user": [], "items": [], "timestamps": [], "ratings": []}
+    first_of_user: dict[Any, int] = {}
+    timed: bool | None = None
+    for line, row in read_json_lines(path, required=("user", "items")):
+        size = _checked_length(path, line, row)
+        with_times = row.get("timestamps") is not None
+        if timed not in (None, with_times):
+            raise DataError(
+                f"{path}: line {line} has {'' if with_times else 'no '}timestamps, unlike the lines before it. Give "
+                "them to every user, or to none."
+            )
+        timed = with_times
+        if not timed and row["user"] in first_of_user:
+            raise DataError(
+                f"{path}: line {line} repeats user {row['user']!r} of line {first_of_user[row['user']]}; without "
+                "timestamps the order of the two is unknown. Join them into one line."
+            )
+        first_of_user.setdefault(row["user"], line)
+        lines += [line] * size
+        columns["user"] += [row["user"]] * size
+        columns["items"] += row["items"]
+        columns["timestamps"] += row["timestamps"] if timed else range(size)
+        columns["ratings"] += row.get("ratings") or [None] * size
+    if not lines:
+        raise DataError(f"{path} holds no interactions.")
+    # object: a column of text and numbers shows its own values in errors
+    users, items, times, ratings = (pd.Series(column, lines, object, name) for name, column in columns.items())
+    seconds = unix_seconds(path, times, "auto" if timed else "position")
+    return interactions_table(path, users, items, seconds, ratings), bool(timed)
+
+
+def _checked_length(path: Path, line: int, row: dict[str, Any]) -> int:
+    """Number of items of one line, which its other columns must share."""
+    for column in ("items", "timestamps", "ratings"):
+        values = row.get(column)
+        if values is None:
+            continue
+        if not isinstance(values, list):
+            raise DataError(f"{path}: line {line} has {column} {values!r}; a list is needed, oldest first.")
+        if len(values) != len(row["items"]):
+            raise DataError(
+                f"{path}: line {line} has {len(row['items'])} items and {len(values)} {column}; they must be as many."
+            )
+    return len(row["items"])
+
+
+def _item_table(path: Path, title_columns: Sequence[str]) -> pa.Table:
+    table = read_table(path)
+    for column in ("item_id", *title_columns):
+        if column not in table:
+            raise DataError(f"{path} has no column {column!r}; it has {', '.join(table.columns)}.")
+    titles = pd.Series("", table.index, name="title")
+    for column in title_columns:
+        titles = titles.where(titles != "", _texts(table[column]))
     categories = table.get("categories", table.get("category"))
-    if categories is not None:
-        categories = categories.map(lambda value: value if isinstance(value, list) else [value] if value else [])
-    catalogue = items_table(
-        folder / "items.jsonl", table["item_id"], titles, table.get("description"), table.get("brand"), categories
+    return items_table(
+        path,
+        table["item_id"],
+        titles,
+        _texts(table["description"], clean_text) if "description" in table else None,
+        _texts(table["brand"]) if "brand" in table else None,
+        None if categories is None else categories.map(category_list),
     )
-    checked = with_titles(folder / "items.jsonl", interactions, catalogue, drop_untitled)
-    source = f"sequences.jsonl and items.jsonl of {folder.name}, titles from {', '.join(title_columns)}"
-    return RawData(name or folder.name, *checked, source, has_timestamps=timed)
+
+
+def _texts(values: pd.Series, clean: Any = plain_text) -> pd.Series:
+    present = values.where(values.notna(), "")
+    return pd.Series([clean(unpacked_text(value)) for value in present], values.index, str)
