@@ -70,10 +70,14 @@ def prepare_once(args: argparse.Namespace, read: Callable[[], RawData]) -> RecDa
         read: called only if there is something to do.
 
     Raises:
-        SystemExit: on bad data, with its message instead of a traceback.
+        SystemExit: on bad data, an option out of range or a missing engine; with the message, not a traceback.
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config, reader = preparation_config(args), reader_options(args)
+    reader = reader_options(args)
+    try:
+        config = preparation_config(args)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from None
     try:
         dataset = None if args.overwrite else find_prepared(args.output_dir, protocol(config), reader)
         if dataset is None:
@@ -81,7 +85,7 @@ def prepare_once(args: argparse.Namespace, read: Callable[[], RawData]) -> RecDa
             dataset = prepare_dataset(read(), args.output_dir, config, reader)
         else:
             print(f"{args.output_dir} is up to date: nothing to do (--overwrite prepares it anew).")
-    except DataError as error:
+    except (DataError, ImportError, RuntimeError) as error:
         raise SystemExit(f"error: {error}") from None
     sizes = ", ".join(f"{dataset.info['counts'][name]:,} {name}" for name in ("users", "items", "interactions"))
     print(f"{dataset.name}: {sizes}; split {dataset.fingerprint} in {Path(args.output_dir)}")
