@@ -236,7 +236,7 @@ def test_the_door_prepares_once_and_says_what_is_wrong(tmp_path: Path) -> None:
     events, items = _write(tmp_path, "csv", pd.concat([EVENTS, EVENTS.assign(user_id="u3", timestamp=5)]))
     command = [sys.executable, "data_prep/interactions.py", "--interactions", str(events), "--items", str(items)]
     command += ["--output_dir", str(tmp_path / "out"), "--k_core", "1", "--split", "global_temporal"]
-    command += ["--valid_fraction", "0.2", "--test_fraction", "0.4"]
+    command += ["--valid_fraction", "0.2", "--test_fraction", "0.4", "--timestamp_unit", "s"]
     first = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert first.returncode == 0, first.stderr
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
