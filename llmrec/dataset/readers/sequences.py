@@ -56,7 +56,7 @@ def _event_table(path: Path) -> tuple[pa.Table, bool]:
     """One row per event, and whether the file has timestamps."""
     lines: list[int] = []
     columns: dict[str, list[Any]] = {"user": [], "items": [], "timestamps": [], "ratings": []}
-    first_of_user: dict[Any, int] = {}
+    first_of_user: dict[str, int] = {}
     timed: bool | None = None
     for line, row in read_json_lines(path, required=("user", "items")):
         size = _checked_length(path, line, row)
@@ -67,12 +67,12 @@ def _event_table(path: Path) -> tuple[pa.Table, bool]:
                 "them to every user, or to none."
             )
         timed = with_times
-        if not timed and row["user"] in first_of_user:
+        first = first_of_user.setdefault(str(row["user"]), line)
+        if not timed and first != line:
             raise DataError(
-                f"{path}: line {line} repeats user {row['user']!r} of line {first_of_user[row['user']]}; without "
-                "timestamps the order of the two is unknown. Join them into one line."
+                f"{path}: line {line} repeats user {row['user']!r} of line {first}; without timestamps the order of "
+                "the two is unknown. Join them into one line."
             )
-        first_of_user.setdefault(row["user"], line)
         lines += [line] * size
         columns["user"] += [row["user"]] * size
         columns["items"] += row["items"]

@@ -39,9 +39,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
         return read_delimited(path, _SEPARATORS[kind])
     if kind == ".parquet":
         return _read_parquet(path)
-    lines, rows = zip(*read_json_lines(path), strict=True) if path.stat().st_size else ((), ())
-    # object: whole numbers stay whole where others are missing
-    return pd.DataFrame(list(rows), index=list(lines), dtype=object)
+    return _read_json(path)
 
 
 def read_delimited(
@@ -97,6 +95,14 @@ def _first_lines(table: pd.DataFrame, header: bool) -> pd.Index:
     breaks = sum((table[column].str.count("\n").fillna(0) for column in table), pd.Series(0, table.index))
     before = breaks.cumsum().shift(fill_value=0).astype("int64")
     return pd.Index(before.to_numpy() + range(1 + header, len(table) + 1 + header))
+
+
+def _read_json(path: Path) -> pd.DataFrame:
+    rows = dict(read_json_lines(path))
+    if not rows:
+        raise DataError(f"{path} is empty.")
+    # object: whole numbers stay whole where others are missing
+    return pd.DataFrame(list(rows.values()), index=list(rows), dtype=object)
 
 
 def _read_parquet(path: Path) -> pd.DataFrame:

@@ -37,6 +37,8 @@ def unix_seconds(path: Path, values: pd.Series, unit: TimestampUnit = "auto") ->
         raise ValueError(f"timestamp_unit is {unit!r}; allowed are {', '.join(TIMESTAMP_UNITS)}.")
     if values.isna().any():
         raise DataError(f"{path}: column {values.name!r} has no time in line {first_line(values.isna())}.")
+    if values.empty:
+        return values.astype("int64")
     if pd.api.types.is_datetime64_any_dtype(values):
         return pd.Series(values.to_numpy("datetime64[s]").astype("int64"), values.index, name=values.name)
     if isinstance(values.iloc[0], datetime) or not _is_number(values.iloc[0]):
