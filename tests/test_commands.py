@@ -1,0 +1,139 @@
+"""Every command of README, docs, recipes and configs is run here, made tiny by options that follow it, or listed."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.recipes.conftest import load_recipe
+
+ROOT = Path(__file__).resolve().parents[1]
+
+TINY = (
+    "--hidden_size 32 --num_layers 1 --max_steps 2 --save_strategy steps --save_steps 2 --valid_users 20 "
+    "--codebook_size 16 --item_embedding collaborative --num_beams 20 --disable_tqdm True"
+)
+CPU = "accelerate launch --config_file accelerate_configs/cpu.yaml recipes/lcrec.py"
+
+#: Command -> the options appended to it here. They are all that differs from what the page says.
+RUN: dict[str, str] = {
+    "python data_prep/movielens.py --output_dir data/ml-100k": "",
+    "python data_prep/semantic_ids.py --dataset_dir data/ml-100k": "--combine collaborative --codebook_size 16",
+    "python data_prep/instructions.py --dataset_dir data/ml-100k --show 2": "--tasks seqrec itemsearch",
+    "python benchmarks/history_loss.py --dataset_dir data/ml-100k": "--steps 1 --batch_size 2 --output ratios.json",
+    "python recipes/lcrec.py --help": "",
+    CPU: TINY,
+    f"{CPU} --config recipes/configs/lcrec/demo.yaml": TINY,
+    f"{CPU} --config recipes/configs/lcrec/ml-100k_strict.yaml": TINY,
+    f"{CPU} --config recipes/configs/lcrec/tiger_ml-100k.yaml": f"{TINY} --per_device_train_batch_size 4",
+}
+
+_GPU = "needs a GPU and the Hub; its config is parsed below"
+_SINGLE = "accelerate launch --config_file accelerate_configs/single_gpu.yaml recipes/lcrec.py"
+_MULTI = "accelerate launch --config_file accelerate_configs/multi_gpu.yaml"
+_LORA = "--config recipes/configs/lcrec/qwen3_lora.yaml"
+_FULL = "--config recipes/configs/lcrec/qwen3_full.yaml"
+
+#: Command -> why it is not run here.
+NOT_RUN: dict[str, str] = {
+    "make demo": "its recipe is compared with the demo's command below, which is run",
+    "make test": "it is what runs this",
+    'python -m pytest -m "not slow"': "it would run these tests again",
+    "python data_prep/amazon_reviews.py --release 2023 --category All_Beauty --drop_untitled "
+    "--output_dir data/beauty-2023": "needs the Hub; tests/dataset reads files of that release",
+    f"{_SINGLE} {_LORA}": _GPU,
+    f"{_SINGLE} {_LORA} --dataset_dir data/beauty-2023": _GPU,
+    f"{_MULTI} recipes/lcrec.py {_FULL}": _GPU,
+    f"{_MULTI} --num_processes 8 recipes/lcrec.py {_FULL}": _GPU,
+    f"{_MULTI} --num_processes 8 recipes/lcrec.py {_FULL} --dataset_dir data/beauty-2023": _GPU,
+    "python data_prep/instructions.py --dataset_dir data/ml-100k --tasks itemsearch preferenceobtain "
+    "--writer_base_url http://localhost:8000/v1 --writer_model Qwen/Qwen3-8B --writer_requests_per_minute 600": (
+        "needs a language model's endpoint; tests/prompts runs the script against a local server"
+    ),
+}
+
+
+def _pages() -> list[Path]:
+    return [*ROOT.glob("*.md"), ROOT / "recipes" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def _documented() -> dict[str, Path]:
+    """Commands in ```bash blocks of pages, in docstrings of scripts and in the headers of YAML files."""
+    found: dict[str, Path] = {}
+    for page in _pages():
+        for block in re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL):
+            for command in _commands(block):
+                found.setdefault(command, page)
+    for script in [*(ROOT / "recipes").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")]:
+        for command in _commands(re.match(r'"""(.*?)"""', script.read_text(), re.DOTALL)[1]):
+            found.setdefault(command, script)
+    for config in [*(ROOT / "recipes" / "configs").rglob("*.yaml"), *(ROOT / "accelerate_configs").glob("*.yaml")]:
+        header = "\n".join(line.lstrip("# ") for line in config.read_text().splitlines() if line.startswith("#"))
+        for command in _commands(header.replace(": accelerate", ":\naccelerate").replace(": make", ":\nmake")):
+            found.setdefault(command, config)
+    return found
+
+
+def _commands(text: str) -> list[str]:
+    """Lines that start a command, with their continuations joined."""
+    joined = re.sub(r"\\\n\s*", "", text)
+    lines = (line.strip() for line in joined.splitlines())
+    return [line for line in lines if re.match(r"(python|accelerate|make|pip) ", line)]
+
+
+DOCUMENTED = _documented()
+
+
+def test_every_documented_command_is_run_here_or_listed_with_a_reason() -> None:
+    known = {**RUN, **NOT_RUN}
+    assert not {command: str(page.relative_to(ROOT)) for command, page in DOCUMENTED.items() if command not in known}
+    assert not [command for command in known if command not in DOCUMENTED], "stale entries"
+
+
+@pytest.mark.slow
+def test_the_documented_commands_work(tmp_path: Path) -> None:
+    """In the order of RUN, in one working folder, since later commands read what earlier ones wrote."""
+    for name in ("data_prep", "recipes", "accelerate_configs", "benchmarks"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
+    for command, options in RUN.items():
+        ran = f"{command} {options}".strip()
+        assert ran.startswith(command)
+        result = subprocess.run(
+            shlex.split(ran), cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False
+        )
+        assert result.returncode == 0, f"{ran}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
+
+
+def test_make_demo_is_the_documented_command() -> None:
+    printed = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    command = next(command for command in RUN if "configs/lcrec/demo.yaml" in command)
+    assert command in printed
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "recipes" / "configs").rglob("*.yaml")), ids=lambda path: path.name)
+def test_every_recipe_config_is_understood_and_opens_with_its_command(path: Path) -> None:
+    relative = path.relative_to(ROOT)
+    assert f"--config {relative}" in path.read_text().splitlines()[1]
+    recipe = load_recipe(relative.parts[2])
+    options = ["--config", str(path)]
+    if yaml.safe_load(path.read_text()).get("bf16"):
+        options += ["--bf16", "false"]  # a CPU without bf16 may parse it, too
+    args, config, _ = recipe.parse_arguments(options)
+    values = yaml.safe_load(path.read_text())
+    for name in ("tasks", "num_beams"):
+        if name in values:
+            assert getattr(args, name) == values[name]
+    assert config.output_dir == values["output_dir"]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "accelerate_configs").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_accelerate_config_parses(path: Path) -> None:
+    values = yaml.safe_load(path.read_text())
+    assert {"compute_environment", "distributed_type", "num_processes", "mixed_precision"} <= set(values)
