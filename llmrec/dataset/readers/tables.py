@@ -64,7 +64,7 @@ def read_delimited(
     existing_file(path)
     with path.open("rb") as raw, damage_named(path), warnings.catch_warnings():
         warnings.simplefilter("error", pd.errors.ParserWarning)  # of a first row that is too long
-        bar = {"total": path.stat().st_size, "desc": path.name, "leave": False, "delay": 1}
+        bar = {"total": path.stat().st_size, "desc": path.name, "leave": False, "delay": 1, "mininterval": 1}
         with tqdm.wrapattr(raw, "read", **bar) as measured:
             try:
                 table = pd.read_csv(
