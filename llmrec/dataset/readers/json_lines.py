@@ -38,7 +38,9 @@ def read_json_lines(
 
 
 def _bar(path: Path) -> Any:
-    return tqdm(total=path.stat().st_size, desc=path.name, unit="B", unit_scale=True, leave=False, delay=1, mininterval=1)
+    return tqdm(
+        total=path.stat().st_size, desc=path.name, unit="B", unit_scale=True, leave=False, delay=1, mininterval=1
+    )
 
 
 def _parsed(path: Path, number: int, line: str, required: Sequence[str], parse: Callable[[str], Any]) -> dict[str, Any]:
