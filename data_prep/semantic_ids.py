@@ -96,7 +96,8 @@ def _add(group: argparse._ArgumentGroup, default: Any, name: str, text: str, **h
 
 def main(arguments: list[str] | None = None) -> None:
     options = build_parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("llmrec").setLevel(logging.INFO)
     embedding, config = (
         kind(**{field.name: getattr(options, field.name) for field in fields(kind)})
         for kind in (EmbeddingConfig, ItemTokenizerConfig)
