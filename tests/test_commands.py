@@ -33,6 +33,7 @@ RUN: dict[str, str] = {
     f"{CPU} --config recipes/configs/lcrec/tiger_ml-100k.yaml": f"{TINY} --per_device_train_batch_size 4",
 }
 
+_DATA_PAGE = "tests/data_prep runs every block of docs/data.md as pasted"
 _GPU = "needs a GPU and the Hub; its config is parsed below"
 _SINGLE = "accelerate launch --config_file accelerate_configs/single_gpu.yaml recipes/lcrec.py"
 _MULTI = "accelerate launch --config_file accelerate_configs/multi_gpu.yaml"
@@ -44,6 +45,13 @@ NOT_RUN: dict[str, str] = {
     "make demo": "its recipe is compared with the demo's command below, which is run",
     "make test": "it is what runs this",
     'python -m pytest -m "not slow"': "it would run these tests again",
+    "python data_prep/interactions.py --interactions views.csv --items products.csv --output_dir data/mine "
+    "--columns user_id=customer item_id=sku timestamp=viewed_at rating=stars title=name --k_core 1": _DATA_PAGE,
+    "python data_prep/amazon_reviews.py --output_dir data/gift-cards "
+    "--reviews ../shared/data/amazon2018_giftcards_raw/Gift_Cards_5.json.gz "
+    "--metadata ../shared/data/amazon2018_giftcards_raw/meta_Gift_Cards.json.gz": _DATA_PAGE,
+    "python data_prep/sequences.py --folder ../shared/data/amazon2014_beauty --output_dir data/beauty "
+    "--title_columns title idgenrec_text": _DATA_PAGE,
     "python data_prep/amazon_reviews.py --release 2023 --category All_Beauty --drop_untitled "
     "--output_dir data/beauty-2023": "needs the Hub; tests/dataset reads files of that release",
     f"{_SINGLE} {_LORA}": _GPU,

@@ -23,7 +23,7 @@ def add_preparation_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--push_to_hub", metavar="REPO", help="send the folder to this dataset repository of the Hub")
     group = parser.add_argument_group("split", "what defines the split; all of it is recorded in dataset.json")
     group.add_argument("--k_core", type=int, default=default.k_core, help="fewest interactions of a user or item")
-    group.add_argument("--min_rating", type=float, help="drop interactions rated lower (default: keep all)")
+    group.add_argument("--min_rating", type=float, help="drop interactions rated lower; None keeps all")
     group.add_argument(
         "--duplicates", choices=("first", "last", "keep"), default=default.duplicates, help="repeats of (user, item)"
     )
