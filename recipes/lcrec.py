@@ -19,6 +19,7 @@ finished run prints its report again. Expected numbers: recipes/README.md. Every
 """
 
 import json
+import logging
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -45,8 +46,6 @@ from llmrec.training.examples import EpochExamples, HistoryWindows, InstructionE
 from llmrec.training.ranking_trainer import RankingEvaluation, build_trainer
 from llmrec.training.run_folder import open_run
 from llmrec.training.stopwatch import Stopwatch
-
-REPORT_FILE = "report.txt"
 
 
 @dataclass
@@ -112,10 +111,12 @@ def parse_arguments(argv: list[str] | None) -> tuple[LCRecArguments, Recommendat
 
 def main(argv: list[str] | None = None) -> None:
     args, config, model_args = parse_arguments(argv)
+    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("llmrec").setLevel(logging.INFO)
     with PartialState().main_process_first():
         run = open_run(config.output_dir, run_options(args, config, model_args))
     if run.finished:
-        print((run.folder / REPORT_FILE).read_text())
+        print(run.report)
         return
     stopwatch = Stopwatch()
     push, config.push_to_hub = config.push_to_hub, False  # once, at the end, instead of every trainer checkpoint
@@ -134,6 +135,8 @@ def main(argv: list[str] | None = None) -> None:
     renderer = SegmentRenderer(catalog, vocabulary)
     prompt = history_prompt if args.history_loss == "all" else seqrec_prompt
     recommender = Recommender(renderer, prompt, args.max_history, args.num_beams, config.per_device_eval_batch_size)
+    if args.history_loss == "all" and model.config.is_encoder_decoder:
+        raise ValueError("history_loss all needs a decoder-only model: give --history_loss prefix for this one.")
     sources = training_sources(args, dataset, tables, renderer, config.seed)
     epochs = {"eos_token_id": tokenizer.eos_token_id, "is_encoder_decoder": model.config.is_encoder_decoder}
     training = EpochExamples(sources, max_length=config.max_length, **epochs)
@@ -160,13 +163,14 @@ def main(argv: list[str] | None = None) -> None:
         options = run_options(args, config, model_args)
         prompts = {"history_loss": args.history_loss, "opening": HISTORY_OPENING, "max_history": args.max_history}
         save_checkpoint(run.folder, model, tokenizer, catalog, item_tokenizer_folder, options, prompts, method="lcrec")
-        metrics = report(args, config, model_args, dataset, recommender, model, stopwatch)
+        metrics, table = evaluate(args, config, model_args, dataset, recommender, model, stopwatch)
         example = tokenizer.decode(recommender.prompt_tokens(range(2), model.config.is_encoder_decoder))
         save_model_card(
             run.folder, metrics, example, base_model=model_args.model_name_or_path, repo_id=config.hub_model_id
         )
         if push:
             push_to_hub(run.folder, config.hub_model_id or run.folder.name, private=bool(config.hub_private_repo))
+        run.finish(table)
 
 
 def run_options(args: LCRecArguments, config: RecommendationSFTConfig, model_args: ModelConfig) -> dict[str, Any]:
@@ -182,7 +186,8 @@ def open_dataset(args: LCRecArguments) -> RecDataset:
     """The prepared dataset; MovieLens-100K is prepared where the default folder is missing."""
     folder = Path(args.dataset_dir)
     if not folder.exists() and args.dataset_dir == LCRecArguments.dataset_dir:
-        return prepare_dataset(read_movielens(), folder, PreparationConfig())
+        reader = {"cache_dir": "data/raw", "path": None}  # as data_prep/movielens.py records its defaults
+        return prepare_dataset(read_movielens(), folder, PreparationConfig(), reader)
     return RecDataset.load(folder)
 
 
@@ -267,7 +272,7 @@ def ranking_evaluation(
     return evaluate
 
 
-def report(
+def evaluate(
     args: LCRecArguments,
     config: RecommendationSFTConfig,
     model_args: ModelConfig,
@@ -275,8 +280,12 @@ def report(
     recommender: Recommender,
     model: Any,
     stopwatch: Stopwatch,
-) -> dict[str, Any]:
-    """Rank the test users, print the table and a few recommendations, and write metrics.json and the picture."""
+) -> tuple[dict[str, Any], str]:
+    """Rank the test users, print the table and a few recommendations, and write metrics.json and the picture.
+
+    Returns:
+        What is in metrics.json, and the table.
+    """
     catalog, folder = recommender.renderer.catalog, Path(config.output_dir)
     evaluator = Evaluator(dataset, catalog.item_ids, "test", exclude_seen=args.exclude_seen, refit=args.refit)
     with stopwatch.stage("evaluation"):
@@ -295,10 +304,9 @@ def report(
     table = format_table(results, protocol)
     print(f"\n{table}")
     print_recommendations(catalog.titles, evaluator.histories, ranked, evaluator.targets)
-    (folder / REPORT_FILE).write_text(table + "\n")
     plot_comparison(results, folder / "comparison.png")
     write_metrics_json(folder / "metrics.json", protocol, dataset.fingerprint, results, stopwatch.seconds)
-    return json.loads((folder / "metrics.json").read_text())
+    return json.loads((folder / "metrics.json").read_text()), table
 
 
 if __name__ == "__main__":

@@ -9,11 +9,12 @@ from typing import Any
 
 from transformers.trainer import TRAINER_STATE_NAME
 
-from llmrec.atomic import write_json
+from llmrec.atomic import atomic_path, write_json
 
 logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
+REPORT_FILE = "report.txt"
 
 
 @dataclass(frozen=True)
@@ -22,13 +23,26 @@ class RunFolder:
 
     Attributes:
         folder: holds the final checkpoint, metrics.json and the report once the run is finished.
-        finished: whether an earlier call ended with a result.
         last_checkpoint: where an interrupted training goes on, or None.
     """
 
     folder: Path
-    finished: bool
     last_checkpoint: str | None
+
+    @property
+    def finished(self) -> bool:
+        """Whether an earlier call ended with a result."""
+        return (self.folder / REPORT_FILE).is_file()
+
+    @property
+    def report(self) -> str:
+        """What a finished run reported."""
+        return (self.folder / REPORT_FILE).read_text()
+
+    def finish(self, report: str) -> None:
+        """Write the report, the last file of a run."""
+        with atomic_path(self.folder / REPORT_FILE) as temporary:
+            temporary.write_text(report + "\n")
 
 
 def open_run(folder: str | Path, config: dict[str, Any]) -> RunFolder:
@@ -56,7 +70,7 @@ def open_run(folder: str | Path, config: dict[str, Any]) -> RunFolder:
     else:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(run_file, config)
-    return RunFolder(folder, (folder / "metrics.json").is_file(), _last_complete_checkpoint(folder))
+    return RunFolder(folder, _last_complete_checkpoint(folder))
 
 
 def _last_complete_checkpoint(folder: Path) -> str | None:

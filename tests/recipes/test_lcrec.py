@@ -58,7 +58,7 @@ def test_two_steps_then_resumed_to_four_equals_four_in_one_go(lcrec, ring_datase
     whole = _run(lcrec, ring_dataset, tmp_path / "whole", *steps)
     broken = tmp_path / "broken"
     _run(lcrec, ring_dataset, broken, *steps)
-    for name in ("metrics.json", "model.safetensors"):  # as if the run had died after its second step
+    for name in ("report.txt", "metrics.json", "model.safetensors"):  # as if the run had died after its second step
         (broken / name).unlink()
     shutil.rmtree(broken / "checkpoint-4")
     resumed = _run(lcrec, ring_dataset, broken, *steps)
@@ -78,7 +78,7 @@ def test_killed_in_the_middle_the_same_command_ends_with_the_same_validation_met
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (tmp_path / "killed" / "metrics.json").exists()
+    assert not (tmp_path / "killed" / "report.txt").exists()
     for output in ("killed", "unbroken"):
         subprocess.run(command(output), cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
     assert _validation(tmp_path / "killed") == _validation(tmp_path / "unbroken")
@@ -121,6 +121,8 @@ def test_a_t5_trained_on_histories_is_the_tiger_baseline_and_loads_as_seq2seq(lc
     )
     assert _results(metrics)["valid_rate"] == 1.0
     assert AutoModelForSeq2SeqLM.from_pretrained(tmp_path).config.model_type == "t5"
+    with pytest.raises(ValueError, match="--history_loss prefix"):
+        _run(lcrec, ring_dataset, tmp_path / "all", "--architecture", "t5", "--history_loss", "all")
 
 
 @pytest.fixture(scope="module")

@@ -34,9 +34,11 @@ def test_a_half_written_checkpoint_is_removed_and_the_one_before_is_used(tmp_pat
 
 
 def test_a_finished_run_says_so_and_other_options_are_refused(tmp_path: Path) -> None:
-    open_run(tmp_path, {"seed": 1})
-    (tmp_path / "metrics.json").write_text("{}")
+    run = open_run(tmp_path, {"seed": 1})
+    assert not run.finished
+    run.finish("a table")
     assert open_run(tmp_path, {"seed": 1}).finished
+    assert run.report == "a table\n"
     with pytest.raises(ValueError, match="seed: 1 -> 2"):
         open_run(tmp_path, {"seed": 2})
     with pytest.raises(ValueError, match="refit: None -> True"):
