@@ -30,6 +30,7 @@ class ItemVocabulary:
 
     Attributes:
         code_token_ids: int64 array of shape (num_codebooks, largest codebook size); -1 past a smaller codebook.
+        added_token_ids: those that ``add_to`` found missing; the others may have been trained already.
 
     Raises:
         ValueError: if the tokenizer lacks one of the tokens.
@@ -48,6 +49,7 @@ class ItemVocabulary:
                         f"{list(self.codebook_sizes)}. Use the checkpoint trained with it, or ItemVocabulary.add_to."
                     )
                 self.code_token_ids[level, code] = known[code_token(level, code)]
+        self.added_token_ids: list[int] = []
         self._control_ids = frozenset(tokenizer.added_tokens_decoder) - {tokenizer.unk_token_id}
 
     @classmethod
@@ -57,8 +59,13 @@ class ItemVocabulary:
             raise ValueError(f"{len(codebook_sizes)} codebooks; at most {len(string.ascii_lowercase)} have a letter.")
         tokens = [code_token(level, code) for level, size in enumerate(codebook_sizes) for code in range(size)]
         # not special: they must survive decode(skip_special_tokens=True); encode_text is what keeps text from them
+        known = tokenizer.get_vocab()
         tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in tokens])
-        return cls(tokenizer, codebook_sizes)
+        vocabulary = cls(tokenizer, codebook_sizes)
+        vocabulary.added_token_ids = [
+            token_id for token, token_id in zip(tokens, vocabulary.new_token_ids, strict=True) if token not in known
+        ]
+        return vocabulary
 
     @property
     def new_token_ids(self) -> list[int]:
@@ -99,15 +106,16 @@ def resize_embeddings(
         model: decoder-only or encoder-decoder model.
         vocabulary: new tokens, already in the tokenizer.
         catalog: items whose titles the rows are initialised from.
-        initialization: ``"text"`` sets each code's rows to the mean of the title embeddings of the items that carry
-            the code, plus noise of a tenth of the embeddings' standard deviation so that no two codes start equal
-            (our choice; the LC-Rec paper says nothing); ``"default"`` keeps what transformers draws.
+        initialization: ``"text"`` sets the rows of each code that ``add_to`` added to the mean of the title embeddings
+            of the items that carry it, plus noise of a tenth of the embeddings' standard deviation so that no two
+            codes start equal (our choice; the LC-Rec paper says nothing). Rows of tokens that the tokenizer had
+            before, as in a checkpoint of ours, stay. ``"default"`` keeps what transformers draws.
         seed: of the noise.
     """
     num_tokens = max(len(vocabulary.tokenizer), model.get_input_embeddings().num_embeddings)
     # the padding rows of a checkpoint (Qwen has some) are kept and used
     model.resize_token_embeddings(num_tokens, mean_resizing=False)
-    if initialization == "default":
+    if initialization == "default" or not vocabulary.added_token_ids:
         return
     rows = _code_text_rows(vocabulary, catalog)
     embeddings = [model.get_input_embeddings()]
@@ -139,7 +147,7 @@ def _initialize_rows(
     generator: torch.Generator,
 ) -> None:
     weight = module.weight
-    new = torch.tensor(vocabulary.new_token_ids)
+    new = torch.tensor(vocabulary.added_token_ids, dtype=torch.long)
     old = torch.ones(len(weight), dtype=torch.bool)
     old[new] = False
     old[len(vocabulary.tokenizer) :] = False

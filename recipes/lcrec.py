@@ -35,6 +35,7 @@ from llmrec.evaluation.recommender import Recommender
 from llmrec.hub import push_to_hub, save_checkpoint, save_model_card
 from llmrec.item_tokenizer import EmbeddingConfig, ItemTokenizerConfig, build_catalog
 from llmrec.item_tokenizer.stage import TOKENIZER_FOLDER
+from llmrec.metrics import KS
 from llmrec.models.from_config import SmallModelConfig
 from llmrec.prompts.history import HISTORY_OPENING, history_prompt
 from llmrec.prompts.instructions import build_instructions
@@ -104,6 +105,15 @@ class LCRecArguments:
     )
 
 
+def check_arguments(args: LCRecArguments) -> None:
+    """Refuse what would fail only after training."""
+    unknown = sorted(set(args.tasks) - set(TASKS))
+    if unknown or not args.tasks:
+        raise ValueError(f"tasks holds {unknown or 'nothing'}; allowed are {', '.join(TASKS)}.")
+    if args.num_beams < max(KS):
+        raise ValueError(f"num_beams is {args.num_beams}; metrics go up to {max(KS)}, so it needs {max(KS)} or more.")
+
+
 def parse_arguments(argv: list[str] | None) -> tuple[LCRecArguments, RecommendationSFTConfig, ModelConfig]:
     """Command line over the YAML file of --config over defaults; an unknown name is an error."""
     return TrlParser((LCRecArguments, RecommendationSFTConfig, ModelConfig)).parse_args_and_config(argv)
@@ -113,19 +123,24 @@ def main(argv: list[str] | None = None) -> None:
     args, config, model_args = parse_arguments(argv)
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("llmrec").setLevel(logging.INFO)
+    check_arguments(args)
     with PartialState().main_process_first():
         run = open_run(config.output_dir, run_options(args, config, model_args))
     if run.finished:
-        print(run.report)
+        if PartialState().is_main_process:
+            print(run.report)
+            push_checkpoint(run.folder, config, config.push_to_hub)
         return
     stopwatch = Stopwatch()
-    push, config.push_to_hub = config.push_to_hub, False  # once, at the end, instead of every trainer checkpoint
+    push, config.push_to_hub = config.push_to_hub, False  # at the end, instead of every trainer checkpoint
 
     # Data, semantic IDs and instructions: one process makes what is missing, the others wait and read it
     with PartialState().main_process_first(), stopwatch.stage("data"):
         dataset = open_dataset(args)
         catalog, item_tokenizer_folder = open_catalog(args, dataset, config.seed)
         tables = open_instructions(args, dataset, config.seed)
+        run.check_inputs({"split": dataset.fingerprint, "catalog": catalog.fingerprint})
+        check_start(model_args, catalog)
 
     # Model and vocabulary
     small = SmallModelConfig(args.architecture, args.hidden_size, args.num_layers, dropout=args.dropout)
@@ -168,9 +183,14 @@ def main(argv: list[str] | None = None) -> None:
         save_model_card(
             run.folder, metrics, example, base_model=model_args.model_name_or_path, repo_id=config.hub_model_id
         )
-        if push:
-            push_to_hub(run.folder, config.hub_model_id or run.folder.name, private=bool(config.hub_private_repo))
+        push_checkpoint(run.folder, config, push)
         run.finish(table)
+
+
+def push_checkpoint(folder: Path, config: RecommendationSFTConfig, push: bool) -> None:
+    """Send the checkpoint to the Hub if ``push`` (--push_to_hub) says so."""
+    if push:
+        push_to_hub(folder, config.hub_model_id or folder.name, private=bool(config.hub_private_repo))
 
 
 def run_options(args: LCRecArguments, config: RecommendationSFTConfig, model_args: ModelConfig) -> dict[str, Any]:
@@ -180,6 +200,13 @@ def run_options(args: LCRecArguments, config: RecommendationSFTConfig, model_arg
         training.pop(name, None)
     training = {name: value for name, value in training.items() if not name.startswith(("hub_", "logging_", "log_"))}
     return json.loads(json.dumps({**asdict(args), **asdict(model_args), **training}, default=str))
+
+
+def check_start(model_args: ModelConfig, catalog: Catalog) -> None:
+    """Where training starts from a checkpoint of ours in a folder, its item tokens must mean this catalog's items."""
+    info = Path(model_args.model_name_or_path or ".") / "llmrec.json"
+    if model_args.model_name_or_path and info.is_file():
+        catalog.check_fingerprint(json.loads(info.read_text())["catalog_fingerprint"], str(info.parent))
 
 
 def open_dataset(args: LCRecArguments) -> RecDataset:
@@ -213,9 +240,6 @@ def open_catalog(args: LCRecArguments, dataset: RecDataset, seed: int) -> tuple[
 
 def open_instructions(args: LCRecArguments, dataset: RecDataset, seed: int) -> dict[str, pa.Table]:
     """Instruction tables by task; the sequence task needs none where the loss is on whole histories."""
-    unknown = sorted(set(args.tasks) - set(TASKS))
-    if unknown or not args.tasks:
-        raise ValueError(f"tasks holds {unknown or 'nothing'}; allowed are {', '.join(TASKS)}.")
     tasks = [task for task in args.tasks if task != "seqrec" or args.history_loss == "prefix"]
     if not tasks:
         return {}

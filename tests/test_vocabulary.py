@@ -128,6 +128,17 @@ def test_new_rows_start_near_the_text_of_their_items_and_old_rows_stay(tied: boo
     assert (model.get_input_embeddings().weight is model.get_output_embeddings().weight) == tied
 
 
+def test_rows_that_were_trained_before_stay() -> None:
+    catalog = make_catalog()
+    model, tokenizer, vocabulary = make_model(catalog)
+    before = model.get_input_embeddings().weight.detach().clone()
+    again = ItemVocabulary.add_to(tokenizer, catalog.codebook_sizes)
+    assert again.added_token_ids == []
+    resize_embeddings(model, again, catalog)
+    assert torch.equal(model.get_input_embeddings().weight, before)
+    assert vocabulary.added_token_ids == vocabulary.new_token_ids
+
+
 def test_the_plain_default_leaves_what_transformers_draws_and_a_seed_repeats_the_rows() -> None:
     catalog = make_catalog()
     rows = []

@@ -23,7 +23,8 @@ def rank_items(
 ) -> np.ndarray:
     """Rank catalogue items for each prompt.
 
-    Decoder-only models share one prefix among the beams (``beam_search``); encoder-decoders go through ``generate``.
+    Decoder-only models share one prefix among the beams (``beam_search``); encoder-decoders, and models whose attention
+    does not take a 4-D mask, go through ``generate``.
     A model in training mode is put into evaluation mode for the duration.
 
     Args:
@@ -39,7 +40,7 @@ def rank_items(
     Returns:
         int64 array of shape (num_users, k): item indices, best first; -1 where the catalogue had no more to give.
     """
-    search = generate_items if model.config.is_encoder_decoder else beam_search
+    search = beam_search if _takes_tree_mask(model) else generate_items
     ranked = np.full((len(prompts), k), -1, dtype=np.int64)
     order = np.argsort([-len(prompt) for prompt in prompts], kind="stable")
     was_training = model.training
@@ -53,3 +54,11 @@ def rank_items(
     finally:
         model.train(was_training)
     return ranked
+
+
+def _takes_tree_mask(model: PreTrainedModel) -> bool:
+    config = model.config.get_text_config()
+    if config.is_encoder_decoder:
+        return False
+    layers = getattr(config, "layer_types", None) or []
+    return config._attn_implementation in ("sdpa", "eager") and all(layer == "full_attention" for layer in layers)

@@ -29,6 +29,7 @@ class RecommendationSFTConfig(SFTConfig):
     logging_steps: float = field(default=50, metadata={"help": "Log the training loss every so many steps."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save, and so from where a run resumes."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Training checkpoints kept."})
+    ddp_timeout: int = field(default=21_600, metadata={"help": "Seconds that other processes wait for the data stage."})
     report_to: str = field(default="none", metadata={"help": "Experiment tracker: tensorboard, wandb, trackio ..."})
     seed: int = field(default=42, metadata={"help": "Of everything drawn: weights, windows, templates, order."})
 
@@ -49,3 +50,4 @@ def choose_by_validation(config: RecommendationSFTConfig, metric: str) -> None:
     config.load_best_model_at_end = True
     config.metric_for_best_model = f"eval_{metric}"
     config.greater_is_better = True
+    config.restore_callback_states_from_checkpoint = True  # a resumed run remembers early stopping's patience

@@ -102,7 +102,7 @@ def merge_adapter(
         return trained.merge_and_unload()
     base, tokenizer = _load_pretrained(model_args, quantized=False)
     resize_embeddings(base, ItemVocabulary.add_to(tokenizer, catalog.codebook_sizes), catalog, initialization, seed)
-    return PeftModel.from_pretrained(base, adapter_folder).merge_and_unload()
+    return PeftModel.from_pretrained(base, adapter_folder).merge_and_unload().to(trained.device)
 
 
 def _texts(catalog: Catalog) -> list[str]:

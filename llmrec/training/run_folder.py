@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 RUN_FILE = "run.json"
 REPORT_FILE = "report.txt"
+INPUTS_FILE = "inputs.json"
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,21 @@ class RunFolder:
     def report(self) -> str:
         """What a finished run reported."""
         return (self.folder / REPORT_FILE).read_text()
+
+    def check_inputs(self, fingerprints: dict[str, str]) -> None:
+        """Note what the run is trained on, or see that it is the same as when it started.
+
+        Raises:
+            ValueError: if data or catalog have changed since.
+        """
+        noted = self.folder / INPUTS_FILE
+        if not noted.is_file():
+            write_json(noted, fingerprints)
+        elif json.loads(noted.read_text()) != fingerprints:
+            raise ValueError(
+                f"{self.folder} was started with {noted.read_text().strip()}, and the data now is {fingerprints}. "
+                "Restore the data, or name another --output_dir."
+            )
 
     def finish(self, report: str) -> None:
         """Write the report, the last file of a run."""

@@ -101,6 +101,13 @@ def test_other_options_in_the_same_folder_are_refused(lcrec, ring_dataset, tmp_p
         _run(lcrec, ring_dataset, tmp_path, "--max_steps", "2")
 
 
+def test_what_would_fail_after_training_is_refused_before(lcrec, ring_dataset, tmp_path) -> None:
+    for options, message in ((["--num_beams", "10"], "num_beams is 10"), (["--tasks", "nextitem"], "nextitem")):
+        with pytest.raises(ValueError, match=message):
+            _run(lcrec, ring_dataset, tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_same_seed_gives_the_same_numbers_and_refit_says_so(lcrec, ring_dataset, tmp_path) -> None:
     options = ("--num_train_epochs", "2", "--refit", "True")
     first = _run(lcrec, ring_dataset, tmp_path / "first", *options)

@@ -33,6 +33,13 @@ def test_a_half_written_checkpoint_is_removed_and_the_one_before_is_used(tmp_pat
     assert not broken.exists()
 
 
+def test_a_run_whose_data_has_changed_is_not_resumed(tmp_path: Path) -> None:
+    open_run(tmp_path, {}).check_inputs({"split": "a"})
+    open_run(tmp_path, {}).check_inputs({"split": "a"})
+    with pytest.raises(ValueError, match="Restore the data"):
+        open_run(tmp_path, {}).check_inputs({"split": "b"})
+
+
 def test_a_finished_run_says_so_and_other_options_are_refused(tmp_path: Path) -> None:
     run = open_run(tmp_path, {"seed": 1})
     assert not run.finished
