@@ -1,11 +1,10 @@
 """The floors that docs/evaluation.md states, from raw files through the same door as every run."""
 
-from pathlib import Path
-
 import pytest
 
 from llmrec.dataset import PreparationConfig, prepare_dataset, read_movielens, read_sequences
 from llmrec.evaluation import Evaluator
+from llmrec.schema import DataError
 
 
 def floors(dataset, refit):
@@ -25,10 +24,11 @@ def test_amazon_beauty(llmrec_data, tmp_path):
 
 @pytest.mark.slow
 def test_movielens(tmp_path):
-    copy = Path(__file__).parents[2] / "data" / "raw" / "ml-100k"
-    if not copy.is_dir():
-        pytest.skip(f"no MovieLens-100K at {copy}: data_prep/movielens.py or make demo brings it")
-    dataset = prepare_dataset(read_movielens(copy), tmp_path / "ml-100k", PreparationConfig())
+    try:
+        raw = read_movielens(cache_dir=tmp_path)
+    except DataError as error:
+        pytest.skip(str(error))
+    dataset = prepare_dataset(raw, tmp_path / "prepared", PreparationConfig())
     results = floors(dataset, refit=True)
     assert results["popularity"]["ndcg@10"] == pytest.approx(0.0254, abs=0.0005)
     assert results["item_knn"]["ndcg@10"] == pytest.approx(0.1016, abs=0.0005)
