@@ -85,10 +85,14 @@ class Trie:
         return int(self.codes.max()) + 1
 
     @cached_property
+    def edge_parents(self) -> np.ndarray:
+        """int64 (num_edges,): the node that each edge leaves."""
+        return np.repeat(np.arange(len(self.child_offsets) - 1), np.diff(self.child_offsets))
+
+    @cached_property
     def edge_keys(self) -> np.ndarray:
         """int64 (num_edges,): parent node * code_span + code. Ascending, so one binary search finds any edge."""
-        parents = np.repeat(np.arange(len(self.child_offsets) - 1), np.diff(self.child_offsets))
-        return parents * self.code_span + self.codes
+        return self.edge_parents * self.code_span + self.codes
 
     def children(self, node: int) -> np.ndarray:
         """Codes that may follow ``node``, ascending; empty at a leaf."""
@@ -120,10 +124,9 @@ class Trie:
         """int64 array of shape (num_items, num_codebooks): the nodes on the way to each item, leaf last."""
         nodes = np.arange(self.first_leaf, self.num_nodes)
         paths = np.empty((len(nodes), self.num_codebooks), dtype=np.int64)
-        parents = np.repeat(np.arange(len(self.child_offsets) - 1), np.diff(self.child_offsets))
         for level in reversed(range(self.num_codebooks)):
             paths[self.leaf_items, level] = nodes
-            nodes = parents[nodes - 1]
+            nodes = self.edge_parents[nodes - 1]
         return paths
 
     @cached_property

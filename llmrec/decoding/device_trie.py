@@ -33,9 +33,8 @@ class DeviceTrie:
         levels = np.repeat(np.arange(trie.num_codebooks), np.diff((*trie.level_starts[1:], trie.num_nodes)))
         self.edge_tokens = self._tensor(code_token_ids[levels, trie.codes])
         self.leaf_items = self._tensor(trie.leaf_items)
-        parents = np.repeat(np.arange(len(trie.child_offsets) - 1), np.diff(trie.child_offsets))
         self.token_span = int(code_token_ids.max()) + 1
-        keys = parents * self.token_span + code_token_ids[levels, trie.codes]
+        keys = trie.edge_parents * self.token_span + code_token_ids[levels, trie.codes]
         order = np.argsort(keys, kind="stable")
         self._keys = self._tensor(keys[order])
         self._key_edges = self._tensor(order)
