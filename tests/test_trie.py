@@ -29,14 +29,14 @@ def test_children_are_exactly_the_codes_that_lead_to_an_item(ids: np.ndarray) ->
 
 
 @given(id_sets())
-def test_every_item_is_reached_and_its_path_and_leaf_agree(ids: np.ndarray) -> None:
+def test_every_item_is_reached_and_the_items_under_a_node_are_one_run(ids: np.ndarray) -> None:
     trie = Trie.from_semantic_ids(ids)
-    leaves = trie.walk(ids)
-    np.testing.assert_array_equal(trie.leaf_items[leaves - trie.first_leaf], np.arange(len(ids)))
-    for depth in range(1, ids.shape[1] + 1):
-        np.testing.assert_array_equal(trie.item_paths[:, depth - 1], trie.walk(ids[:, :depth]))
-    assert trie.leaf_counts[0] == len(ids)
-    np.testing.assert_array_equal(trie.leaf_counts[trie.first_leaf :], 1)
+    np.testing.assert_array_equal(trie.semantic_ids, ids)
+    for depth in range(ids.shape[1] + 1):
+        starts, ends = trie.item_range(trie.walk(ids[:, :depth]))
+        for row, (start, end) in enumerate(zip(starts, ends, strict=True)):
+            expected = [other for other in range(len(ids)) if (ids[other, :depth] == ids[row, :depth]).all()]
+            assert sorted(trie.items[start:end].tolist()) == expected
 
 
 @given(id_sets(), st.lists(st.integers(-2, 7), min_size=1, max_size=4))
@@ -52,12 +52,19 @@ def test_the_order_of_items_does_not_change_the_trie() -> None:
     first, second = Trie.from_semantic_ids(ids), Trie.from_semantic_ids(ids[order])
     np.testing.assert_array_equal(first.codes, second.codes)
     np.testing.assert_array_equal(first.child_offsets, second.child_offsets)
-    np.testing.assert_array_equal(first.leaf_items, order[second.leaf_items])
+    np.testing.assert_array_equal(first.items, order[second.items])
 
 
 @pytest.mark.parametrize(
     ("ids", "message"),
-    [([[0, 1], [0, 1]], "share the semantic ID"), ([[0, -1]], "negative code"), (np.empty((0, 3)), "needs shape")],
+    [
+        (np.empty((0, 3)), "needs shape"),
+        ([[0, -2], [0, 0]], "holds the code -2"),
+        ([[0, -1, 1], [0, 0, 0]], "goes on after -1"),
+        ([[-1, -1], [0, 0]], "is empty"),
+        ([[0, -1], [0, 1]], r"\[0\] is a prefix of another"),
+        ([[0, -1], [1, -1]], "ends before level 2"),
+    ],
 )
 def test_what_cannot_be_indexed_is_refused(ids: list, message: str) -> None:
     with pytest.raises(ValueError, match=message):

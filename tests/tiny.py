@@ -2,7 +2,24 @@
 
 import numpy as np
 import pyarrow as pa
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GemmaConfig,
+    GPT2Config,
+    Lfm2Config,
+    LlamaConfig,
+    MistralConfig,
+    MT5Config,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    Qwen3Config,
+    T5Config,
+)
 
 from llmrec.catalog import Catalog
 from llmrec.decoding.device_trie import DeviceTrie
@@ -51,3 +68,52 @@ def make_model(
 
 def make_device_trie(catalog: Catalog, vocabulary: ItemVocabulary) -> DeviceTrie:
     return DeviceTrie(Trie.from_semantic_ids(catalog.semantic_ids), vocabulary.code_token_ids)
+
+
+def _configs() -> dict[str, PreTrainedConfig]:
+    common = {
+        "vocab_size": 320,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "head_dim": 16,
+        "eos_token_id": 0,
+        "pad_token_id": 1,
+        "bos_token_id": 0,
+        "max_position_embeddings": 4096,
+    }
+    t5 = {"vocab_size": 320, "d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
+    t5 |= {"eos_token_id": 0, "pad_token_id": 1, "decoder_start_token_id": 1}
+    both = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4}
+    return {
+        "qwen3": Qwen3Config(**common, tie_word_embeddings=True),
+        "qwen3_untied": Qwen3Config(**common, tie_word_embeddings=False),
+        "llama": LlamaConfig(**common, tie_word_embeddings=True),
+        "llama_untied": LlamaConfig(**common, tie_word_embeddings=False),
+        "gemma": GemmaConfig(**common),
+        "gemma2": Gemma2Config(**common, **both),
+        "gemma3": Gemma3TextConfig(**common, **both),
+        "mistral_window": MistralConfig(**common, sliding_window=4),
+        "gpt2": GPT2Config(vocab_size=320, n_embd=32, n_layer=2, n_head=2, eos_token_id=0, bos_token_id=0),
+        "lfm2": Lfm2Config(**common, layer_types=["conv", "full_attention"]),  # convolutions: caches are copied
+        "t5": T5Config(**t5),
+        "t5_untied": T5Config(**t5, tie_word_embeddings=False),
+        "mt5_gated": MT5Config(**t5, feed_forward_proj="gated-gelu", tie_word_embeddings=False),
+    }
+
+
+ARCHITECTURES = tuple(_configs())
+
+
+def make_architecture(name: str, seed: int = 0) -> tuple[PreTrainedModel, DeviceTrie]:
+    """A random model of 320 tokens of one of ``ARCHITECTURES``, and a catalogue of 30 items over its last 12."""
+    torch.manual_seed(seed)
+    config = _configs()[name]
+    auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    model = auto.from_config(config).eval()
+    for parameter in model.parameters():
+        parameter.data.mul_(3.0)
+    trie = Trie.from_semantic_ids(random_semantic_ids(30, (4, 4, 4)))
+    return model, DeviceTrie(trie, np.arange(308, 320).reshape(3, 4))

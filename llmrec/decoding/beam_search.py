@@ -1,154 +1,283 @@
-"""Catalog-constrained beam search over one shared prefix (decoder-only models).
+"""Catalog-constrained beam search: prompts in, ranked items out, for decoder-only models and encoder-decoders."""
 
-The prompt runs once for each user. The beams of a level then run as extra tokens of the *same* sequence under an
-explicit 4-D mask that shows each of them the prompt and its own ancestors (tree attention), so that the prompt's
-key-value cache is shared by all beams and is never copied or reordered.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import ceil
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from llmrec.decoding.device_trie import DeviceTrie, ExcludedItems
+from llmrec.catalog import Catalog
+from llmrec.decoding.device_trie import DeviceTrie
+from llmrec.decoding.model_outputs import CodeLogits
+from llmrec.decoding.probe import find_way
+from llmrec.decoding.ranked_items import RankedItems, ranked_items
+from llmrec.decoding.rules import BatchRules, ItemSubsets, Rules, batch_rules
+from llmrec.decoding.selection import best, gumbel_children
+from llmrec.trie import END, Trie
+from llmrec.vocabulary import ItemVocabulary
 
-
-@dataclass(frozen=True)
-class RankedItems:
-    """Recommendations for a batch of users, best first.
-
-    Attributes:
-        items: int64 tensor of shape (num_users, k): item indices, -1 where the catalogue had no more to give.
-        scores: float32 tensor of the same shape: sum of token log-probabilities, -inf where ``items`` is -1.
-    """
-
-    items: Tensor
-    scores: Tensor
+ScoreKind = Literal["vocabulary", "catalog"]
 
 
-@torch.no_grad()
-def beam_search(
-    model: PreTrainedModel,
-    prompts: Sequence[Sequence[int]],
-    trie: DeviceTrie,
-    num_beams: int,
-    k: int,
-    exclude: Sequence[Sequence[int]] | None = None,
-) -> RankedItems:
-    """Rank catalogue items as continuations of each prompt.
+@dataclass
+class _Beams:
+    """Live prefixes of one depth, each of shape (users, beams); where a user has fewer, nodes are -1, the rest -inf."""
 
-    Scores are the model's log-probabilities over its whole vocabulary, summed over the levels of the semantic ID: what
-    ``generate`` gives with a masking processor, not renormalised over the valid continuations.
+    nodes: Tensor
+    keys: Tensor  # what beams are ranked by
+    scores: Tensor  # log-probabilities
+    first_codes: Tensor
+
+
+class BeamSearch:
+    """Ranks catalogue items as continuations of prompts.
+
+    Every level, the children of the live trie nodes are gathered, scored and cut to the best ``num_beams``. The prompt
+    runs once for each user, and the beams share it where the model's attention can (``probe`` finds out; other models
+    get a cache for each beam, with the same results and a line in the log).
 
     Args:
-        model: decoder-only model whose attention accepts a 4-D additive mask (SDPA and eager do).
-        prompts: token ids of each user's prompt, at least one token each.
+        model: decoder-only or encoder-decoder model, on the trie's device; adapters may be active in it.
         trie: the catalogue's semantic IDs.
-        num_beams: search width.
-        k: list length, at most ``num_beams``.
-        exclude: for each user, item indices that must not be returned.
+        scores: ``"vocabulary"``: log-probabilities over the whole vocabulary, then cut to the catalogue: what
+            ``generate`` has with a masking processor. ``"catalog"``: renormalised over the continuations that lead to
+            an item; only the level's rows of the output head are evaluated. Rules remove items, they never change
+            scores. docs/decoding.md says how the two compare.
+        subsets: item indices of each name that a rule's ``allow`` may give.
 
     Raises:
-        ValueError: if ``k`` exceeds ``num_beams`` or a prompt is empty.
+        ValueError: if an item token lies outside the model's vocabulary, a subset is empty, or the model can't be
+            searched.
     """
-    if not 0 < k <= num_beams:
-        raise ValueError(f"k is {k}; it needs 1 <= k <= num_beams, and num_beams is {num_beams}.")
-    if not all(len(prompt) for prompt in prompts):
-        raise ValueError("A prompt is empty: each needs one token or more.")
-    excluded = None if exclude is None else ExcludedItems(trie.trie, exclude, trie.device)
-    search = _SharedPrefix(model, prompts)
-    scores = torch.zeros(len(prompts), 1, device=model.device)
-    nodes = torch.zeros(len(prompts), 1, dtype=torch.long, device=model.device)
-    log_probs = search.prefill()
-    for depth in range(trie.num_codebooks):
-        scores, nodes, tokens, parents = _select(trie, excluded, depth, nodes, scores, log_probs, num_beams)
-        if depth + 1 < trie.num_codebooks:
-            log_probs = search.advance(tokens, parents)
-    items = trie.items(torch.where(scores > -torch.inf, nodes, -1))
-    return RankedItems(*_pad_lists(items[:, :k], scores[:, :k], k))
 
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        trie: DeviceTrie,
+        scores: ScoreKind = "vocabulary",
+        subsets: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
+        if scores not in ("vocabulary", "catalog"):
+            raise ValueError(f"scores is {scores!r}; allowed are 'vocabulary' and 'catalog'.")
+        self.model: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.trie = trie
+        self.scores = scores
+        self.subsets = ItemSubsets(trie, subsets or {})
+        rows = self.model.get_input_embeddings().num_embeddings
+        largest = max(int(tokens.max()) for tokens in trie.code_tokens)
+        if largest >= rows:
+            raise ValueError(
+                f"A semantic ID has the token {largest}, but the model's vocabulary ends at {rows - 1}. Use the model "
+                "that was trained with this catalog, or give it the tokens with resize_embeddings."
+            )
+        with searching(self.model):
+            self.way = find_way(self.model, trie)
+        self._code_logits = CodeLogits(self.model, trie, self.way.hidden)
 
-def _select(
-    trie: DeviceTrie,
-    excluded: ExcludedItems | None,
-    depth: int,
-    nodes: Tensor,
-    scores: Tensor,
-    log_probs: Tensor,
-    num_beams: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Best continuations of (users, beams) -> (scores, nodes, tokens, parent beams), each (users, new beams)."""
-    children, tokens, valid = trie.children(nodes, depth)
-    if excluded is not None:
-        valid &= excluded.allows(children)
-    candidates = scores.unsqueeze(-1) + log_probs.gather(-1, tokens)
-    candidates = candidates.masked_fill(~valid, -torch.inf).flatten(1)
-    best, index = candidates.topk(min(num_beams, candidates.shape[1]), dim=1)
-    parents = index // children.shape[-1]
-    new_nodes = torch.where(best > -torch.inf, children.flatten(1).gather(1, index), -1)
-    return best, new_nodes, tokens.flatten(1).gather(1, index), parents
+    @classmethod
+    def from_catalog(
+        cls, model: PreTrainedModel, catalog: Catalog, vocabulary: ItemVocabulary, **options: Any
+    ) -> "BeamSearch":
+        """Search over all items of ``catalog``; ``options`` are those of the constructor.
 
+        Raises:
+            DataError: if the model was trained with another catalog.
+        """
+        check_catalog(model, catalog)
+        trie = DeviceTrie(Trie.from_semantic_ids(catalog.semantic_ids), vocabulary.code_token_ids, model.device)
+        return cls(model, trie, **options)
 
-def _pad_lists(items: Tensor, scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    missing = k - items.shape[1]
-    if missing > 0:
-        items = torch.nn.functional.pad(items, (0, missing), value=-1)
-        scores = torch.nn.functional.pad(scores, (0, missing), value=-torch.inf)
-    return items, scores.float()
+    def __call__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        num_beams: int,
+        k: int | None = None,
+        rules: Sequence[Rules | None] | None = None,
+        max_per_first_code: int | None = None,
+    ) -> RankedItems:
+        """Rank items for a batch of users.
 
+        Args:
+            prompts: token ids of each user's prompt, one or more; lengths may differ.
+            num_beams: search width. With as many beams as items the ranking is exact.
+            k: list length, at most ``num_beams`` (the default).
+            rules: what each user may get.
+            max_per_first_code: at most so many items whose semantic IDs start with the same code. While prefixes are
+                short, no first code may hold more beams than leave room for enough others to fill ``k`` places.
 
-def pad_left(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Prompts as one batch: token ids and a bool mask of the real ones, both (users, longest prompt)."""
-    width = max(len(prompt) for prompt in prompts)
-    input_ids = torch.zeros(len(prompts), width, dtype=torch.long)
-    mask = torch.zeros(len(prompts), width, dtype=torch.bool)
-    for row, prompt in enumerate(prompts):
-        input_ids[row, width - len(prompt) :] = torch.tensor(prompt)
-        mask[row, width - len(prompt) :] = True
-    return input_ids.to(device), mask.to(device)
+        Raises:
+            ValueError: if a number is out of range, a prompt is empty or longer than the model's positions, or a rule
+                names what there is not.
+        """
+        k = num_beams if k is None else k
+        self._check(prompts, num_beams, k)
+        if max_per_first_code is not None and max_per_first_code < 1:
+            raise ValueError(f"max_per_first_code is {max_per_first_code}; it needs 1 or more.")
+        limits = batch_rules(self.trie, rules, self.subsets, len(prompts))
+        caps: list[int | None] = [None] * self.trie.num_codebooks
+        if max_per_first_code is not None:
+            caps = [max(1, num_beams // ceil(k / max_per_first_code))] * self.trie.num_codebooks
+            caps[-1] = max_per_first_code
 
+        with searching(self.model):
+            state, beams, outputs = self._start(prompts)
+            for depth in range(self.trie.num_codebooks):
+                children, codes, log_probs = self.expand(depth, beams.nodes, outputs, limits)
+                scores = beams.scores.unsqueeze(-1) + log_probs
+                beams, parents, codes = _keep(depth, beams, children, codes, scores, scores, num_beams, caps[depth])
+                outputs = self._advance(state, depth, codes, parents)
+        return ranked_items(self.trie, beams.nodes, beams.scores, k, limits, beams.first_codes, max_per_first_code)
 
-class _SharedPrefix:
-    """The model state of one search: left-padded prompts, then one block of columns for each level's beams."""
+    def sample(
+        self,
+        prompts: Sequence[Sequence[int]],
+        num_samples: int,
+        rules: Sequence[Rules | None] | None = None,
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> RankedItems:
+        """Draw items without replacement (stochastic beams, arXiv 1903.06059), for training rollouts.
 
-    def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> None:
-        self.model = model
-        self.input_ids, self.prompt_mask = pad_left(prompts, model.device)
-        self.lengths = self.prompt_mask.sum(1, keepdim=True)
-        self.cache = DynamicCache(config=model.config)
-        self.ancestors: Tensor | None = None  # bool (users, beams, columns after the prompt)
-        self.depth = 0
+        The policy is the model renormalised over the continuations that the rules leave, whatever ``scores`` the search
+        ranks by; of two draws, the one that would come first without replacement stands first.
 
-    def prefill(self) -> Tensor:
-        """Log-probabilities after the prompt: (users, 1, vocabulary)."""
-        positions = (self.prompt_mask.long().cumsum(1) - 1).clamp(min=0)
-        return self._forward(self.input_ids, self.prompt_mask.long(), positions, logits_to_keep=1)
+        Args:
+            prompts: as for a search.
+            num_samples: different semantic IDs to draw for each prompt.
+            rules: what each user may get.
+            temperature: logits are divided by it.
+            generator: of the noise.
 
-    def advance(self, tokens: Tensor, parents: Tensor) -> Tensor:
-        """Log-probabilities after one more token for each beam: (users, beams, vocabulary)."""
-        users, beams = tokens.shape
-        own = torch.eye(beams, dtype=torch.bool, device=tokens.device).expand(users, -1, -1)
-        if self.ancestors is None:
-            self.ancestors = own
+        Returns:
+            Items in the order drawn, with their log-probabilities under the policy.
+        """
+        self._check(prompts, num_samples, num_samples)
+        if temperature <= 0:
+            raise ValueError(f"temperature is {temperature}; it must be above 0.")
+        limits = batch_rules(self.trie, rules, self.subsets, len(prompts))
+        with searching(self.model):
+            state, beams, outputs = self._start(prompts)
+            for depth in range(self.trie.num_codebooks):
+                logits = self._code_logits.logits(outputs, depth)
+                children, codes, valid = self.trie.children(beams.nodes, depth)
+                if limits is not None:
+                    valid = valid & limits.allow(children)
+                scores = self._renormalized(depth, logits / temperature, codes, valid) + beams.scores.unsqueeze(-1)
+                keys = gumbel_children(beams.keys, scores, generator)
+                beams, parents, codes = _keep(depth, beams, children, codes, keys, scores, num_samples, None)
+                outputs = self._advance(state, depth, codes, parents)
+        return ranked_items(self.trie, beams.nodes, beams.scores, num_samples, limits)
+
+    def expand(
+        self, depth: int, nodes: Tensor, outputs: Tensor, limits: BatchRules | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Continuations of all beams: (child nodes, codes, log-probabilities), each (users, beams, widest branching).
+
+        Args:
+            depth: length of the prefixes so far.
+            nodes: int64 (users, beams), -1 for dead beams.
+            outputs: what the model gave after them, (users, beams, width).
+            limits: of this batch.
+        """
+        children, codes, valid = self.trie.children(nodes, depth)
+        if self.scores == "catalog":
+            log_probs = self._renormalized(depth, self._code_logits.logits(outputs, depth), codes, valid)
         else:
-            inherited = self.ancestors.gather(1, parents.unsqueeze(-1).expand(-1, -1, self.ancestors.shape[-1]))
-            self.ancestors = torch.cat([inherited, own], dim=-1)
-        visible = torch.cat([self.prompt_mask.unsqueeze(1).expand(-1, beams, -1), self.ancestors], dim=-1)
-        mask = torch.zeros(visible.shape, dtype=self.model.dtype, device=tokens.device)
-        mask = mask.masked_fill(~visible, torch.finfo(self.model.dtype).min).unsqueeze(1)
-        positions = (self.lengths + self.depth).expand(-1, beams)
-        self.depth += 1
-        return self._forward(tokens, mask, positions, logits_to_keep=0)
+            log_probs = self._gather(depth, self._code_logits.log_probs(outputs, depth), codes)
+        if limits is not None:
+            valid = valid & limits.allow(children)
+        return children, codes, log_probs.masked_fill(~valid, -torch.inf)
 
-    def _forward(self, input_ids: Tensor, attention_mask: Tensor, position_ids: Tensor, logits_to_keep: int) -> Tensor:
-        logits = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=logits_to_keep,
-        ).logits
-        return logits.float().log_softmax(-1)
+    def _start(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, _Beams, Tensor]:
+        state = self.way.state(self.model, prompts, self.way.hidden)
+        zeros = torch.zeros(len(prompts), 1, device=self.trie.device)
+        return state, _Beams(zeros.long(), zeros, zeros, zeros.long()), state.prefill()
+
+    def _advance(self, state: Any, depth: int, codes: Tensor, parents: Tensor) -> Tensor:
+        """Outputs after the chosen codes; the last level needs none."""
+        if depth + 1 == self.trie.num_codebooks:
+            return torch.empty(0)
+        # a beam whose ID has ended runs on with any token: nothing is read from it
+        return state.advance(self.trie.code_tokens[depth][codes.clamp(min=0)], parents)
+
+    def _gather(self, depth: int, values: Tensor, codes: Tensor) -> Tensor:
+        """Values of (users, beams, all codes) at ``codes``; ending an ID costs nothing."""
+        if self.trie.trie.is_dense[depth]:
+            return values
+        if not self.trie.trie.has_end[depth]:
+            return values.gather(-1, codes)
+        return values.gather(-1, codes.clamp(min=0)).masked_fill(codes == END, 0.0)
+
+    def _renormalized(self, depth: int, logits: Tensor, codes: Tensor, valid: Tensor) -> Tensor:
+        gathered = self._gather(depth, logits, codes).masked_fill(~valid, -torch.inf)
+        return gathered.log_softmax(-1).masked_fill(~valid, -torch.inf)
+
+    def _check(self, prompts: Sequence[Sequence[int]], num_beams: int, k: int) -> None:
+        if num_beams < 1:
+            raise ValueError(f"num_beams is {num_beams}; a search needs 1 or more.")
+        if not 0 < k <= num_beams:
+            raise ValueError(f"k is {k}; it needs 1 <= k <= num_beams, and num_beams is {num_beams}.")
+        if not prompts:
+            raise ValueError("prompts is empty: give one prompt or more.")
+        lengths = [len(prompt) for prompt in prompts]
+        if not all(lengths):
+            raise ValueError(f"Prompt {lengths.index(0)} is empty: each needs one token or more.")
+        config = self.model.config
+        positions = None if config.is_encoder_decoder else getattr(config, "max_position_embeddings", None)
+        room = None if positions is None else positions - self.trie.num_codebooks + 1
+        if room is not None and max(lengths) > room:
+            raise ValueError(
+                f"Prompt {lengths.index(max(lengths))} has {max(lengths)} tokens; the model has {positions} positions, "
+                f"which leave {room} for a prompt before a semantic ID of {self.trie.num_codebooks} tokens. Shorten "
+                "the history."
+            )
+
+
+def check_catalog(model: PreTrainedModel, catalog: Catalog) -> None:
+    """Refuse a catalog that is not the one ``model`` was trained with, where the model's config names it.
+
+    Raises:
+        DataError: if the fingerprints differ.
+    """
+    expected = getattr(model.config, "catalog_fingerprint", None)
+    if expected is not None:
+        catalog.check_fingerprint(expected, f"The model {model.config.name_or_path or type(model).__name__}")
+
+
+@contextmanager
+def searching(model: PreTrainedModel) -> Iterator[None]:
+    """Evaluation mode without gradients; the mode that the model was in comes back at the end."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def _keep(
+    depth: int,
+    beams: _Beams,
+    children: Tensor,
+    codes: Tensor,
+    keys: Tensor,
+    scores: Tensor,
+    count: int,
+    per_first_code: int | None,
+) -> tuple[_Beams, Tensor, Tensor]:
+    """The candidates (users, beams, branching) that live on: (new beams, their parents, their codes)."""
+    first_codes = codes if depth == 0 else beams.first_codes.unsqueeze(-1).expand_as(codes)
+    chosen, index = best(keys.flatten(1), count, first_codes.flatten(1), per_first_code)
+    live = chosen > -torch.inf
+    kept = _Beams(
+        torch.where(live, children.flatten(1).gather(1, index), -1),
+        chosen,
+        chosen if keys is scores else scores.flatten(1).gather(1, index),
+        first_codes.flatten(1).gather(1, index),
+    )
+    return kept, index // codes.shape[-1], codes.flatten(1).gather(1, index)

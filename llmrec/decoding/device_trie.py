@@ -1,102 +1,124 @@
-"""The trie on the model's device: the two look-ups that every decoder needs, as tensor operations."""
-
-from collections.abc import Sequence
+"""The trie on the model's device: the two look-ups that every decoder needs, as tensor operations without a sync."""
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from llmrec.trie import Trie
+from llmrec.trie import END, Trie
 
 
 class DeviceTrie:
     """A ``Trie`` whose codes are a language model's token ids.
 
+    On the CPU its tensors are the trie's own arrays, memory-mapped ones included.
+
     Args:
         trie: valid prefixes.
-        code_token_ids: int64 array of shape (num_codebooks, largest codebook size): the token id of each code.
+        code_token_ids: int64 array of shape (num_codebooks, largest codebook size): the token id of each code, -1 where
+            a codebook has no such code.
         device: where the model is.
+
+    Attributes:
+        code_tokens: for each level, int64 tensor of shape (number of codes in use,): the token id of each code.
+
+    Raises:
+        ValueError: if a code in the trie has no token.
     """
 
     def __init__(self, trie: Trie, code_token_ids: np.ndarray, device: torch.device | str = "cpu") -> None:
-        if code_token_ids.shape[0] != trie.num_codebooks or code_token_ids.shape[1] < trie.code_span:
-            raise ValueError(
-                f"code_token_ids has shape {code_token_ids.shape}; the trie needs {trie.num_codebooks} levels "
-                f"of at least {trie.code_span} codes."
-            )
         self.trie = trie
         self.device = torch.device(device)
         self.num_codebooks = trie.num_codebooks
-        # a leaf has no children: one more offset for each leaf keeps the look-up free of branches
-        offsets = np.concatenate([trie.child_offsets, np.full(len(trie.leaf_items), len(trie.codes))])
-        self.child_offsets = self._tensor(offsets)
-        levels = np.repeat(np.arange(trie.num_codebooks), np.diff((*trie.level_starts[1:], trie.num_nodes)))
-        self.edge_tokens = self._tensor(code_token_ids[levels, trie.codes])
-        self.leaf_items = self._tensor(trie.leaf_items)
-        self.token_span = int(code_token_ids.max()) + 1
-        keys = trie.edge_parents * self.token_span + code_token_ids[levels, trie.codes]
-        order = np.argsort(keys, kind="stable")
-        self._keys = self._tensor(keys[order])
-        self._key_edges = self._tensor(order)
+        self._check_tokens(code_token_ids)
+        self.code_tokens = [
+            torch.as_tensor(code_token_ids[level, :count], dtype=torch.long, device=self.device)
+            for level, count in enumerate(trie.num_codes)
+        ]
+        self.child_offsets = self._tensor(trie.child_offsets)
+        self.codes = self._tensor(trie.codes)
+        self.item_starts = self._tensor(trie.item_starts)
+        self._items = self._tensor(trie.items)
+        self.token_codes = self._token_codes(code_token_ids)
+
+    def _check_tokens(self, code_token_ids: np.ndarray) -> None:
+        if code_token_ids.ndim != 2 or code_token_ids.shape[0] != self.num_codebooks:
+            raise ValueError(
+                f"code_token_ids has shape {code_token_ids.shape}; the trie's semantic IDs have {self.num_codebooks} "
+                "levels, so it needs as many rows. Use the vocabulary of the catalog that the trie was built from."
+            )
+        for level, count in enumerate(self.trie.num_codes):
+            if count > code_token_ids.shape[1] or code_token_ids[level, :count].min() < 0:
+                known = int((code_token_ids[level] >= 0).sum())
+                raise ValueError(
+                    f"A semantic ID has code {count - 1} at level {level}, but the vocabulary has tokens for the codes "
+                    f"0 to {known - 1} there. Use the model and the catalog of one checkpoint."
+                )
 
     def _tensor(self, array: np.ndarray) -> Tensor:
-        return torch.as_tensor(array, dtype=torch.long, device=self.device)
+        return torch.as_tensor(array, device=self.device)
+
+    def _token_codes(self, code_token_ids: np.ndarray) -> Tensor:
+        """Code of each token id: int32 (num_codebooks, largest token id + 1), -2 where the token is no code."""
+        table = np.full((self.num_codebooks, int(code_token_ids.max()) + 1), END - 1, dtype=np.int32)
+        for level, count in enumerate(self.trie.num_codes):
+            table[level, code_token_ids[level, :count]] = np.arange(count)
+        return self._tensor(table)
 
     def children(self, nodes: Tensor, depth: int) -> tuple[Tensor, Tensor, Tensor]:
         """Continuations of live nodes.
 
         Args:
             nodes: shape (...), nodes at ``depth``; -1 marks a dead one.
-            depth: length of the prefixes that led to them.
+            depth: length of the prefixes that led to them, less than num_codebooks.
 
         Returns:
-            (child nodes, token ids, valid), each of shape (..., widest branching at this depth).
+            (child nodes, codes, valid), each of shape (..., widest branching at this depth). The code is ``END`` where
+            a shorter ID ends.
         """
         live = nodes.clamp(min=0)
-        start = self.child_offsets[live]
         width = torch.arange(self.trie.max_children[depth], device=self.device)
+        start = self.child_offsets[live].long()
         edges = start.unsqueeze(-1) + width
-        valid = (edges < self.child_offsets[live + 1].unsqueeze(-1)) & (nodes >= 0).unsqueeze(-1)
-        edges = edges.clamp(max=len(self.edge_tokens) - 1)
-        return edges + 1, self.edge_tokens[edges], valid
+        if self.trie.is_dense[depth]:
+            return edges + 1, width.expand_as(edges), (nodes >= 0).unsqueeze(-1).expand_as(edges)
+        count = torch.where(nodes >= 0, self.child_offsets[live + 1].long() - start, 0)
+        edges = edges.clamp(max=len(self.codes) - 1)
+        return edges + 1, self.codes[edges].long(), width < count.unsqueeze(-1)
 
-    def step(self, nodes: Tensor, tokens: Tensor) -> Tensor:
-        """Nodes after one more token, of the shape of both arguments; -1 where the token leads to no item."""
-        in_span = (tokens >= 0) & (tokens < self.token_span) & (nodes >= 0)
-        keys = torch.where(in_span, nodes * self.token_span + tokens, -1)
-        position = torch.searchsorted(self._keys, keys).clamp(max=len(self._keys) - 1)
-        return torch.where(self._keys[position] == keys, self._key_edges[position] + 1, -1)
+    def step(self, nodes: Tensor, tokens: Tensor, depth: int, eos_token_id: int) -> Tensor:
+        """Nodes after one more token; -1 where the token leads to no item.
 
-    def items(self, nodes: Tensor) -> Tensor:
-        """Item indices at leaf ``nodes``; -1 where the node is dead (-1)."""
-        leaves = (nodes - self.trie.first_leaf).clamp(min=0)
-        return torch.where(nodes >= 0, self.leaf_items[leaves], -1)
+        Args:
+            nodes: nodes at ``depth``, -1 for dead ones.
+            tokens: of the same shape.
+            depth: length of the prefixes so far, less than num_codebooks.
+            eos_token_id: ends an ID that is shorter than the longest; whatever follows it is padding.
+        """
+        in_table = (tokens >= 0) & (tokens < self.token_codes.shape[1])
+        codes = torch.where(in_table, self.token_codes[depth][torch.where(in_table, tokens, 0)], END - 1)
+        if self.trie.has_end[depth]:
+            ended = self.codes[(nodes - 1).clamp(min=0)] == END if depth else torch.zeros_like(in_table)
+            codes = torch.where(ended | (tokens == eos_token_id), END, codes)
+        live = nodes.clamp(min=0)
+        low, end = self.child_offsets[live].long(), self.child_offsets[live + 1].long()
+        last = len(self.codes) - 1
+        if self.trie.is_dense[depth]:
+            edges = low + codes.clamp(min=0)
+        else:
+            high = end
+            for _ in range(self.trie.max_children[depth].bit_length()):
+                middle = (low + high) // 2
+                go_right = (low < high) & (self.codes[middle.clamp(max=last)] < codes)
+                low, high = torch.where(go_right, middle + 1, low), torch.where(go_right, high, middle)
+            edges = low
+        found = (nodes >= 0) & (edges < end) & (self.codes[edges.clamp(max=last)] == codes)
+        return torch.where(found, edges + 1, -1)
 
+    def item_range(self, nodes: Tensor) -> tuple[Tensor, Tensor]:
+        """First and last-plus-one place under each node in the trie's order of items, int64; nodes are not dead."""
+        starts, ends = self.item_starts[nodes].long(), self.item_starts[nodes + 1].long()
+        return starts, torch.where(ends > starts, ends, self.trie.num_items)
 
-class ExcludedItems:
-    """Items that must not be recommended to each user, pruned where the search would enter a fully excluded subtree.
-
-    Args:
-        trie: valid prefixes.
-        items: for each user, the item indices to leave out.
-        device: where the search runs.
-    """
-
-    def __init__(self, trie: Trie, items: Sequence[Sequence[int]], device: torch.device | str) -> None:
-        self.num_nodes = trie.num_nodes
-        users = np.repeat(np.arange(len(items)), [len(set(row)) for row in items])
-        flat = np.array([item for row in items for item in sorted(set(row))], dtype=np.int64)
-        keys = (users[:, None] * trie.num_nodes + trie.item_paths[flat]).reshape(-1)
-        keys, counts = np.unique(keys, return_counts=True)
-        # a node is dead for a user once every item under it is excluded
-        dead = keys[counts == trie.leaf_counts[keys % trie.num_nodes]] if len(keys) else keys
-        self._dead = torch.as_tensor(dead, dtype=torch.long, device=device)
-
-    def allows(self, nodes: Tensor) -> Tensor:
-        """Whether an item is left under each node; ``nodes`` and the result have the users as first dimension."""
-        if len(self._dead) == 0:
-            return torch.ones_like(nodes, dtype=torch.bool)
-        users = torch.arange(len(nodes), device=nodes.device).view(-1, *[1] * (nodes.dim() - 1))
-        keys = users * self.num_nodes + nodes
-        position = torch.searchsorted(self._dead, keys).clamp(max=len(self._dead) - 1)
-        return self._dead[position] != keys
+    def items_at(self, positions: Tensor) -> Tensor:
+        """Item indices at places in the trie's order of items."""
+        return self._items[positions].long()

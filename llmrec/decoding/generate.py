@@ -1,4 +1,4 @@
-"""Constrained beams through transformers' own ``generate``: for encoder-decoders, and as the reference for the rest."""
+"""Constrained beams through transformers' own ``generate``: the reference that ``BeamSearch`` is compared with."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -6,9 +6,11 @@ from contextlib import contextmanager
 import torch
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
-from llmrec.decoding.beam_search import RankedItems, pad_left
-from llmrec.decoding.device_trie import DeviceTrie, ExcludedItems
-from llmrec.decoding.logits_processor import CatalogLogitsProcessor, generated_items
+from llmrec.decoding.device_trie import DeviceTrie
+from llmrec.decoding.logits_processor import CatalogLogitsProcessor
+from llmrec.decoding.model_outputs import pad_prompts
+from llmrec.decoding.ranked_items import RankedItems, ranked_items
+from llmrec.decoding.rules import BatchRules
 
 
 @torch.no_grad()
@@ -17,20 +19,28 @@ def generate_items(
     prompts: Sequence[Sequence[int]],
     trie: DeviceTrie,
     num_beams: int,
-    k: int,
-    exclude: Sequence[Sequence[int]] | None = None,
+    k: int | None = None,
+    limits: BatchRules | None = None,
 ) -> RankedItems:
-    """Rank catalogue items with ``model.generate`` and ``CatalogLogitsProcessor``; arguments as for ``beam_search``."""
-    input_ids, attention_mask = pad_left(prompts, model.device)
-    prompt_length = 1 if model.config.is_encoder_decoder else input_ids.shape[1]
-    with _neutral_generation_config(model) as config:
-        processor = CatalogLogitsProcessor(
-            trie,
-            prompt_length,
-            config.eos_token_id,
-            num_beams,
-            None if exclude is None else ExcludedItems(trie.trie, exclude, trie.device),
-        )
+    """Rank catalogue items with ``model.generate`` and ``CatalogLogitsProcessor``.
+
+    Args:
+        model: in evaluation mode.
+        prompts: token ids of each user's prompt.
+        trie: the catalogue's semantic IDs on the model's device.
+        num_beams: search width.
+        k: list length, at most ``num_beams`` (the default).
+        limits: rules of the users.
+
+    Returns:
+        Lists with ``vocabulary`` scores, as ``BeamSearch`` gives them.
+    """
+    k = num_beams if k is None else k
+    encodes = model.config.is_encoder_decoder
+    input_ids, attention_mask = pad_prompts(prompts, model.device, left=not encodes)
+    prompt_length = 1 if encodes else input_ids.shape[1]
+    with neutral_generation_config(model) as config:
+        processor = CatalogLogitsProcessor(trie, prompt_length, config.eos_token_id, num_beams, limits)
         output = model.generate(
             input_ids=input_ids,
             attention_mask=attention_mask.long(),
@@ -39,21 +49,32 @@ def generate_items(
             num_return_sequences=k,
             max_new_tokens=trie.num_codebooks,
             do_sample=False,
-            length_penalty=0.0,
+            length_penalty=0.0 if num_beams > 1 else None,
             return_dict_in_generate=True,
             output_scores=True,
+            output_logits=num_beams == 1,
         )
-    scores = output.sequences_scores if num_beams > 1 else _greedy_scores(model, output)
-    items = generated_items(trie, output.sequences, scores, prompt_length)
-    return RankedItems(items.view(-1, k), scores.masked_fill(items < 0, -torch.inf).view(-1, k).float())
+    scores = (
+        output.sequences_scores
+        if num_beams > 1
+        else _greedy_scores(trie, output.sequences[:, prompt_length:], output.logits)
+    )
+    leaves = processor.leaves(output.sequences, len(prompts), scores).view(-1, k)
+    return ranked_items(trie, leaves, scores.view(-1, k), k, limits)
 
 
-def _greedy_scores(model: PreTrainedModel, output: object) -> torch.Tensor:
-    return model.compute_transition_scores(output.sequences, output.scores).sum(1)  # type: ignore[attr-defined]
+def _greedy_scores(trie: DeviceTrie, generated: torch.Tensor, logits: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Sums of log-probabilities, which ``generate`` does not give without beams; ending an ID costs nothing."""
+    total = torch.zeros(len(generated), device=generated.device)
+    for depth, (column, step_logits) in enumerate(zip(generated.unbind(1), logits, strict=True)):
+        log_probs = step_logits.float().log_softmax(-1).gather(1, column.unsqueeze(1)).squeeze(1)
+        is_code = torch.isin(column, trie.code_tokens[depth])
+        total += log_probs.masked_fill(~is_code, 0.0)
+    return total
 
 
 @contextmanager
-def _neutral_generation_config(model: PreTrainedModel) -> Iterator[GenerationConfig]:
+def neutral_generation_config(model: PreTrainedModel) -> Iterator[GenerationConfig]:
     """Keep only the model's token ids: ``generate`` fills whatever the caller leaves out from ``generation_config``,
     so that a chat model's temperature or repetition penalty would leak into the ranking."""
     original = model.generation_config

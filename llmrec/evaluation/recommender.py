@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedModel
 
+from llmrec.decoding.beam_search import BeamSearch, ScoreKind, check_catalog
 from llmrec.decoding.device_trie import DeviceTrie
 from llmrec.decoding.rank import rank_items
+from llmrec.decoding.rules import Rules
 from llmrec.prompts.renderer import SegmentRenderer
 from llmrec.prompts.segments import Segment
 from llmrec.trie import Trie
@@ -23,6 +25,7 @@ class Recommender:
         max_history: items of the history shown to the model, the latest ones.
         num_beams: search width.
         batch_size: users at a time.
+        scores: what beams are ranked by, as for ``BeamSearch``.
     """
 
     renderer: SegmentRenderer
@@ -30,6 +33,7 @@ class Recommender:
     max_history: int
     num_beams: int
     batch_size: int = 32
+    scores: ScoreKind = "vocabulary"
 
     def __post_init__(self) -> None:
         self._trie = Trie.from_semantic_ids(self.renderer.catalog.semantic_ids)
@@ -50,10 +54,16 @@ class Recommender:
             k: list length, at most ``num_beams``.
             exclude: for each user, item indices that must not be returned.
             progress: show a bar.
+
+        Raises:
+            DataError: if the model was trained with another catalog.
         """
+        check_catalog(model, self.renderer.catalog)
         trie = DeviceTrie(self._trie, self.renderer.vocabulary.code_token_ids, model.device)
+        search = BeamSearch(model, trie, self.scores)
         prompts = [self.prompt_tokens(history, model.config.is_encoder_decoder) for history in histories]
-        return rank_items(model, prompts, trie, self.num_beams, k, exclude, self.batch_size, progress)
+        rules = None if exclude is None else [Rules(exclude=items) for items in exclude]
+        return rank_items(search, prompts, self.num_beams, k, rules, self.batch_size, progress)
 
     def prompt_tokens(self, history: Sequence[int], is_encoder_decoder: bool) -> list[int]:
         """Token ids of one user's prompt; an encoder's input ends with the end token, as in training."""

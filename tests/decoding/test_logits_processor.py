@@ -5,6 +5,7 @@ import torch
 
 from llmrec.decoding.generate import generate_items
 from llmrec.decoding.logits_processor import CatalogLogitsProcessor
+from llmrec.decoding.rules import ItemSubsets, Rules, batch_rules
 from tests.tiny import make_catalog, make_device_trie, make_model
 
 
@@ -76,6 +77,7 @@ def test_an_encoder_decoder_gets_only_catalogue_items_each_once() -> None:
     catalog = make_catalog(12)
     model, _, vocabulary = make_model(catalog, "t5")
     trie = make_device_trie(catalog, vocabulary)
-    ranked = generate_items(model, [[9, 12, 40], [7, 7]], trie, num_beams=20, k=20, exclude=[[0, 1], []])
+    limits = batch_rules(trie, [Rules(exclude=[0, 1]), None], ItemSubsets(trie, {}), 2)
+    ranked = generate_items(model, [[9, 12, 40], [7, 7]], trie, num_beams=20, limits=limits)
     assert sorted(ranked.items[0][ranked.items[0] >= 0].tolist()) == list(range(2, 12))
     assert sorted(ranked.items[1][ranked.items[1] >= 0].tolist()) == list(range(12))
