@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -140,13 +141,13 @@ class Trie:
     def _child_counts(self) -> tuple[np.ndarray, ...]:
         """Number of children of the nodes at each depth."""
         starts = self.level_starts
-        return tuple(np.diff(self.child_offsets[a : b + 1]) for a, b in zip(starts, starts[1:], strict=False))
+        return tuple(np.diff(self.child_offsets[a : b + 1]) for a, b in pairwise(starts))
 
     @property
     def _level_codes(self) -> tuple[np.ndarray, ...]:
         """The codes on the edges of each level."""
         starts = (*self.level_starts[1:], self.num_nodes)
-        return tuple(self.codes[a - 1 : b - 1] for a, b in zip(starts, starts[1:], strict=False))
+        return tuple(self.codes[a - 1 : b - 1] for a, b in pairwise(starts))
 
     @cached_property
     def max_children(self) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import nn
-from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AddedToken, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrec.catalog import Catalog
 
@@ -91,6 +91,22 @@ class ItemVocabulary:
                     return self.encode_text(text[:start]) + self.encode_text(text[end:])
                 return self.encode_text(text[: start + 1]) + self.encode_text(text[start + 1 :])
         return encoding["input_ids"]
+
+
+def bind_catalog(model: PreTrainedModel, catalog: Catalog) -> None:
+    """Name ``catalog`` in the model's config, which travels with its weights: its item tokens mean these items."""
+    model.config.catalog_fingerprint = catalog.fingerprint
+
+
+def check_catalog(config: PreTrainedConfig, catalog: Catalog) -> None:
+    """Refuse a catalog that is not the one a model was trained with, where its config names one.
+
+    Raises:
+        DataError: if the fingerprints differ.
+    """
+    expected = getattr(config, "catalog_fingerprint", None)
+    if expected is not None:
+        catalog.check_fingerprint(expected, f"The model {config.name_or_path or config.model_type}")
 
 
 def resize_embeddings(

@@ -30,6 +30,7 @@ from trl import ModelConfig, TrlParser
 
 from llmrec.catalog import Catalog
 from llmrec.dataset import PreparationConfig, RecDataset, prepare_dataset, read_movielens
+from llmrec.decoding.beam_search import DEFAULT_SCORES, ScoreKind
 from llmrec.evaluation import Evaluator, format_table, plot_comparison, print_recommendations, write_metrics_json
 from llmrec.evaluation.recommender import Recommender
 from llmrec.hub import push_to_hub, save_checkpoint, save_model_card
@@ -98,6 +99,10 @@ class LCRecArguments:
     num_layers: int = field(default=4, metadata={"help": "Layers of the small model."})
     dropout: float = field(default=0.0, metadata={"help": "Dropout of the small model."})
     num_beams: int = field(default=50, metadata={"help": "Search width."})
+    beam_scores: ScoreKind = field(
+        default=DEFAULT_SCORES,
+        metadata={"help": "catalog: renormalised over valid continuations. vocabulary: as generate scores them."},
+    )
     exclude_seen: bool = field(default=True, metadata={"help": "Never recommend what the user had before."})
     valid_users: int | None = field(default=2000, metadata={"help": "Users ranked at each validation; all if unset."})
     early_stopping_patience: int | None = field(
@@ -140,7 +145,6 @@ def main(argv: list[str] | None = None) -> None:
         catalog, item_tokenizer_folder = open_catalog(args, dataset, config.seed)
         tables = open_instructions(args, dataset, config.seed)
         run.check_inputs({"split": dataset.fingerprint, "catalog": catalog.fingerprint})
-        check_start(model_args, catalog)
 
     # Model and vocabulary
     small = SmallModelConfig(args.architecture, args.hidden_size, args.num_layers, dropout=args.dropout)
@@ -149,7 +153,9 @@ def main(argv: list[str] | None = None) -> None:
     # Prompts: training examples, and the same wording for validation and test
     renderer = SegmentRenderer(catalog, vocabulary)
     prompt = history_prompt if args.history_loss == "all" else seqrec_prompt
-    recommender = Recommender(renderer, prompt, args.max_history, args.num_beams, config.per_device_eval_batch_size)
+    recommender = Recommender(
+        renderer, prompt, args.max_history, args.num_beams, config.per_device_eval_batch_size, args.beam_scores
+    )
     if args.history_loss == "all" and model.config.is_encoder_decoder:
         raise ValueError("history_loss all needs a decoder-only model: give --history_loss prefix for this one.")
     sources = training_sources(args, dataset, tables, renderer, config.seed)
@@ -200,13 +206,6 @@ def run_options(args: LCRecArguments, config: RecommendationSFTConfig, model_arg
         training.pop(name, None)
     training = {name: value for name, value in training.items() if not name.startswith(("hub_", "logging_", "log_"))}
     return json.loads(json.dumps({**asdict(args), **asdict(model_args), **training}, default=str))
-
-
-def check_start(model_args: ModelConfig, catalog: Catalog) -> None:
-    """Where training starts from a checkpoint of ours in a folder, its item tokens must mean this catalog's items."""
-    info = Path(model_args.model_name_or_path or ".") / "llmrec.json"
-    if model_args.model_name_or_path and info.is_file():
-        catalog.check_fingerprint(json.loads(info.read_text())["catalog_fingerprint"], str(info.parent))
 
 
 def open_dataset(args: LCRecArguments) -> RecDataset:
@@ -321,6 +320,7 @@ def evaluate(
         "max_history": args.max_history,
         "history_loss": args.history_loss,
         "num_beams": args.num_beams,
+        "beam_scores": args.beam_scores,
         "passes": config.num_train_epochs,
         "tuning": tuning,
         "seed": config.seed,

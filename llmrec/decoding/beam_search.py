@@ -18,9 +18,12 @@ from llmrec.decoding.ranked_items import RankedItems, ranked_items
 from llmrec.decoding.rules import BatchRules, ItemSubsets, Rules, batch_rules
 from llmrec.decoding.selection import best, gumbel_children
 from llmrec.trie import END, Trie
-from llmrec.vocabulary import ItemVocabulary
+from llmrec.vocabulary import ItemVocabulary, check_catalog
 
 ScoreKind = Literal["vocabulary", "catalog"]
+
+#: Validation on two datasets does not separate the two kinds, and this one is cheaper (docs/decoding.md).
+DEFAULT_SCORES: ScoreKind = "catalog"
 
 
 @dataclass
@@ -43,10 +46,9 @@ class BeamSearch:
     Args:
         model: decoder-only or encoder-decoder model, on the trie's device; adapters may be active in it.
         trie: the catalogue's semantic IDs.
-        scores: ``"vocabulary"``: log-probabilities over the whole vocabulary, then cut to the catalogue: what
-            ``generate`` has with a masking processor. ``"catalog"``: renormalised over the continuations that lead to
-            an item; only the level's rows of the output head are evaluated. Rules remove items, they never change
-            scores. docs/decoding.md says how the two compare.
+        scores: ``"catalog"``: log-probabilities renormalised over the continuations that lead to an item; only the
+            level's rows of the output head are evaluated. ``"vocabulary"``: over the whole vocabulary, then cut to the
+            catalogue: what ``generate`` has with a masking processor. Rules remove items, they never change scores.
         subsets: item indices of each name that a rule's ``allow`` may give.
 
     Raises:
@@ -58,7 +60,7 @@ class BeamSearch:
         self,
         model: PreTrainedModel,
         trie: DeviceTrie,
-        scores: ScoreKind = "vocabulary",
+        scores: ScoreKind = DEFAULT_SCORES,
         subsets: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         if scores not in ("vocabulary", "catalog"):
@@ -67,7 +69,7 @@ class BeamSearch:
         self.trie = trie
         self.scores = scores
         self.subsets = ItemSubsets(trie, subsets or {})
-        rows = self.model.get_input_embeddings().num_embeddings
+        rows = self.model.config.get_text_config().vocab_size
         largest = max(int(tokens.max()) for tokens in trie.code_tokens)
         if largest >= rows:
             raise ValueError(
@@ -87,7 +89,7 @@ class BeamSearch:
         Raises:
             DataError: if the model was trained with another catalog.
         """
-        check_catalog(model, catalog)
+        check_catalog(model.config, catalog)
         trie = DeviceTrie(Trie.from_semantic_ids(catalog.semantic_ids), vocabulary.code_token_ids, model.device)
         return cls(model, trie, **options)
 
@@ -235,17 +237,6 @@ class BeamSearch:
                 f"which leave {room} for a prompt before a semantic ID of {self.trie.num_codebooks} tokens. Shorten "
                 "the history."
             )
-
-
-def check_catalog(model: PreTrainedModel, catalog: Catalog) -> None:
-    """Refuse a catalog that is not the one ``model`` was trained with, where the model's config names it.
-
-    Raises:
-        DataError: if the fingerprints differ.
-    """
-    expected = getattr(model.config, "catalog_fingerprint", None)
-    if expected is not None:
-        catalog.check_fingerprint(expected, f"The model {model.config.name_or_path or type(model).__name__}")
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """One prefix for all beams of a user (tree attention).
 
 The prompt runs once. The beams of a level then run as extra tokens of the *same* sequence under an explicit 4-D mask
-that shows each of them the prompt and its own ancestors, so that the prompt's key-value cache is shared by all beams and
-is never copied or reordered.
+that shows each of them the prompt and its own ancestors: all beams share the prompt's key-value cache, and nothing is
+ever copied or reordered.
 """
 
 from collections.abc import Sequence
@@ -73,18 +73,18 @@ class SharedPrefix:
 
     def _mask(self, visible: Tensor) -> Any:
         """4-D mask, or one for each kind of layer, from bool (users, beams, columns)."""
-        if not self._layer_types:
-            return self._additive(self._windowed(visible) if self._window else visible)
-        masks = {
-            kind: self._windowed(visible) if kind == "sliding_attention" else visible for kind in self._layer_types
-        }
         if self._layer_types == ["full_attention"]:
             return self._additive(visible)
-        return {kind: self._additive(mask) for kind, mask in masks.items()}
+        if not self._layer_types:
+            return self._additive(self._windowed(visible))
+        full, sliding = self._additive(visible), self._additive(self._windowed(visible))
+        return {kind: sliding if kind == "sliding_attention" else full for kind in self._layer_types}
 
     def _windowed(self, visible: Tensor) -> Tensor:
+        if self._window is None:
+            return visible
         distance = (self._lengths + self._depth - 1).unsqueeze(-1) - self._positions.unsqueeze(1)
-        return visible & distance.lt(self._window)
+        return visible & (distance < self._window)
 
     def _additive(self, visible: Tensor) -> Tensor:
         mask = visible.unsqueeze(1)

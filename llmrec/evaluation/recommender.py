@@ -6,13 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 from transformers import PreTrainedModel
 
-from llmrec.decoding.beam_search import BeamSearch, ScoreKind, check_catalog
+from llmrec.decoding.beam_search import DEFAULT_SCORES, BeamSearch, ScoreKind
 from llmrec.decoding.device_trie import DeviceTrie
 from llmrec.decoding.rank import rank_items
 from llmrec.decoding.rules import Rules
 from llmrec.prompts.renderer import SegmentRenderer
 from llmrec.prompts.segments import Segment
 from llmrec.trie import Trie
+from llmrec.vocabulary import check_catalog
 
 
 @dataclass
@@ -33,7 +34,7 @@ class Recommender:
     max_history: int
     num_beams: int
     batch_size: int = 32
-    scores: ScoreKind = "vocabulary"
+    scores: ScoreKind = DEFAULT_SCORES
 
     def __post_init__(self) -> None:
         self._trie = Trie.from_semantic_ids(self.renderer.catalog.semantic_ids)
@@ -58,7 +59,7 @@ class Recommender:
         Raises:
             DataError: if the model was trained with another catalog.
         """
-        check_catalog(model, self.renderer.catalog)
+        check_catalog(model.config, self.renderer.catalog)
         trie = DeviceTrie(self._trie, self.renderer.vocabulary.code_token_ids, model.device)
         search = BeamSearch(model, trie, self.scores)
         prompts = [self.prompt_tokens(history, model.config.is_encoder_decoder) for history in histories]

@@ -102,6 +102,9 @@ def save_checkpoint(
         "versions": {name: version(name) for name in ("llmrec", "torch", "transformers")}
         | {"python": platform.python_version()},
     }
+    from llmrec.vocabulary import bind_catalog  # noqa: PLC0415 -- as below
+
+    bind_catalog(model, catalog)
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder, prefix=".writing-") as name:
         temporary = Path(name)

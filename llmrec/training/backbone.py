@@ -17,7 +17,7 @@ from llmrec.catalog import Catalog
 from llmrec.models.from_config import SmallModelConfig, build_small_model, train_text_tokenizer
 from llmrec.prompts.history import HISTORY_OPENING
 from llmrec.prompts.lcrec import TEMPLATES
-from llmrec.vocabulary import Initialization, ItemVocabulary, resize_embeddings
+from llmrec.vocabulary import Initialization, ItemVocabulary, bind_catalog, check_catalog, resize_embeddings
 
 logger = logging.getLogger(__name__)
 
@@ -33,16 +33,23 @@ def load_backbone(
         catalog: whose codes become tokens.
         initialization: of a pretrained model's new rows; a model from a config is random anyway.
         seed: of the small model and of the rows' noise.
+
+    Raises:
+        DataError: if training starts from a checkpoint of ours whose item tokens mean another catalogue's items.
     """
     if model_args.model_name_or_path is None:
         tokenizer = train_text_tokenizer(_texts(catalog), small.text_vocab_size)
         vocabulary = ItemVocabulary.add_to(tokenizer, catalog.codebook_sizes)
         model = build_small_model(small, tokenizer, seed)
+        bind_catalog(model, catalog)
         logger.info("Built a %s of %.2fM parameters from its config.", small.architecture, _millions(model))
         return model, tokenizer, vocabulary
+    name, revision = model_args.model_name_or_path, model_args.model_revision
+    check_catalog(AutoConfig.from_pretrained(name, revision=revision), catalog)
     model, tokenizer = _load_pretrained(model_args)
     vocabulary = ItemVocabulary.add_to(tokenizer, catalog.codebook_sizes)
     resize_embeddings(model, vocabulary, catalog, initialization, seed)
+    bind_catalog(model, catalog)
     return model, tokenizer, vocabulary
 
 

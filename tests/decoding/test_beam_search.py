@@ -41,7 +41,7 @@ def test_wide_beams_rank_the_whole_catalogue_as_the_oracle_does(architecture: st
 def test_every_attention_that_takes_the_mask_gives_the_same(architecture: str, attention: str) -> None:
     model, trie = make_architecture(architecture)
     model.set_attn_implementation(attention)
-    search = BeamSearch(model, trie)
+    search = BeamSearch(model, trie, "vocabulary")
     assert search.way.state.__name__ == "SharedPrefix"
     for row, prompt in enumerate(PROMPTS):
         expected = oracle_ranking(oracle_scores(model, prompt, trie, "vocabulary"), range(30), 30)
@@ -54,7 +54,7 @@ def test_every_attention_that_takes_the_mask_gives_the_same(architecture: str, a
 def test_narrow_beams_equal_generate(architecture: str, num_beams: int, with_rules: bool) -> None:
     model, trie = make_architecture(architecture)
     rules = [Rules(exclude=[0, 1, 2]), None, Rules(exclude=range(20))] if with_rules else None
-    ours = BeamSearch(model, trie)(PROMPTS, num_beams, rules=rules)
+    ours = BeamSearch(model, trie, "vocabulary")(PROMPTS, num_beams, rules=rules)
     limits = batch_rules(trie, rules, ItemSubsets(trie, {}), len(PROMPTS))
     reference = generate_items(model, PROMPTS, trie, num_beams, limits=limits)
     assert ours.items.tolist() == reference.items.tolist()
@@ -109,7 +109,7 @@ def test_ids_of_mixed_depth_and_shared_ids_rank_as_the_oracle_does() -> None:
             allowed = [0, 1, 2, 5, 6, 7] if row == 1 else range(8)
             expected = oracle_ranking(oracle_scores(model, prompt, trie, scores), allowed, 8)
             assert_equals_oracle(ranked, row, *expected)
-    ours, reference = BeamSearch(model, trie)(PROMPTS, 8), generate_items(model, PROMPTS, trie, 8)
+    ours, reference = BeamSearch(model, trie, "vocabulary")(PROMPTS, 8), generate_items(model, PROMPTS, trie, 8)
     assert ours.items.tolist() == reference.items.tolist()
 
 
@@ -117,7 +117,7 @@ def test_ids_of_mixed_depth_and_shared_ids_rank_as_the_oracle_does() -> None:
 def test_at_most_n_items_of_each_first_code(per_code: int) -> None:
     model, trie = make_architecture("qwen3")
     first_codes = trie.trie.semantic_ids[:, 0]
-    ranked = BeamSearch(model, trie)(PROMPTS, num_beams=300, k=8, max_per_first_code=per_code)
+    ranked = BeamSearch(model, trie, "vocabulary")(PROMPTS, num_beams=300, k=8, max_per_first_code=per_code)
     for row, prompt in enumerate(PROMPTS):
         everything, _ = oracle_ranking(oracle_scores(model, prompt, trie, "vocabulary"), range(30), 30)
         expected: list[int] = []
