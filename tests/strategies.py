@@ -10,7 +10,7 @@ from llmrec.decoding.rules import Rules
 
 @st.composite
 def id_sets(
-    draw: st.DrawFn, depths: tuple[int, int] = (1, 4), codes: int = 5, max_items: int = 40, has_last: bool = False
+    draw: st.DrawFn, depths: tuple[int, int] = (1, 4), codes: int = 5, max_items: int = 40, filled: bool = False
 ) -> np.ndarray:
     """Semantic IDs in any order, of fixed or mixed depth, some of them shared: int32 (num_items, num_codebooks).
 
@@ -18,14 +18,16 @@ def id_sets(
         depths: fewest and most levels.
         codes: at each level.
         max_items: at most so many.
-        has_last: whether the ID of the last code at every level is among them, so that every level uses all codes.
+        filled: every level uses all codes, and where an ID is shorter, one has a single code.
     """
     depth = draw(st.integers(*depths))
     code = st.integers(0, codes - 1)
     row = st.lists(code, min_size=1, max_size=depth) if draw(st.booleans()) else st.tuples(*[code] * depth)
     rows = sorted(draw(st.sets(row.map(tuple), min_size=1, max_size=max_items)))
-    if has_last:
-        rows = sorted({*rows[:-1], (codes - 1,) * depth})
+    if filled:
+        if any(len(row) < depth for row in rows):
+            rows = [(0,), *(row for row in rows if row[0] > 0)]
+        rows = sorted({*rows[: max_items - 1], (codes - 1,) * depth})
     # a prefix of other IDs stands right before the first of them
     rows = [row for row, other in zip(rows, [*rows[1:], ()], strict=True) if other[: len(row)] != row]
     room = max_items - len(rows)

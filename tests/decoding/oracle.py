@@ -20,7 +20,7 @@ def oracle_scores(model: PreTrainedModel, prompt: Sequence[int], trie: DeviceTri
     log_probs = []
     for semantic_id in trie.trie.semantic_ids:
         tokens = [int(trie.code_tokens[level][code]) for level, code in enumerate(semantic_id) if code >= 0]
-        log_probs.append(_score_item(_logits(model, prompt, tokens), semantic_id, trie, scores))
+        log_probs.append(score_item(code_logits(model, prompt, tokens), semantic_id, trie, scores))
     return torch.stack(log_probs)
 
 
@@ -30,7 +30,7 @@ def oracle_ranking(scores: Tensor, allowed: Sequence[int], k: int) -> tuple[list
     return order, scores[order]
 
 
-def _logits(model: PreTrainedModel, prompt: Sequence[int], tokens: Sequence[int]) -> Tensor:
+def code_logits(model: PreTrainedModel, prompt: Sequence[int], tokens: Sequence[int]) -> Tensor:
     """Logits (len(tokens), vocabulary) that predict each token, from one whole sequence without a cache."""
     with torch.no_grad():
         if model.config.is_encoder_decoder:
@@ -40,7 +40,7 @@ def _logits(model: PreTrainedModel, prompt: Sequence[int], tokens: Sequence[int]
         return model(torch.tensor([[*prompt, *tokens[:-1]]]), use_cache=False).logits[0, len(prompt) - 1 :].float()
 
 
-def _score_item(logits: Tensor, semantic_id: np.ndarray, trie: DeviceTrie, scores: str) -> Tensor:
+def score_item(logits: Tensor, semantic_id: np.ndarray, trie: DeviceTrie, scores: str) -> Tensor:
     total = torch.zeros(())
     for level in range(len(logits)):
         tokens = trie.code_tokens[level]
