@@ -142,6 +142,19 @@ def test_a_wide_search_with_few_of_each_first_code_takes_the_best_of_each(
         torch.testing.assert_close(ranked.scores[user, : len(found)], scores[expected[:k]], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("per_code", [1, 2, 3, 4])
+def test_few_of_each_first_code_still_fill_the_list_of_a_narrow_search(per_code: int) -> None:
+    # two first codes with 16 items each
+    ids = np.stack(np.unravel_index(np.arange(32), (2, 4, 4)), axis=1)
+    search = BeamSearch(make_model(), make_trie(ids))
+    for num_beams in (5, 6, 8):
+        ranked = search(PROMPTS, num_beams, 5, max_per_first_code=per_code)
+        for user in range(len(PROMPTS)):
+            found = found_items(ranked, user)
+            assert len(found) == min(5, 2 * per_code)
+            assert max(Counter(ids[found, 0].tolist()).values()) <= per_code
+
+
 @settings(deadline=None, max_examples=40)
 @given(requests(), st.integers(0, 2**31))
 def test_a_sample_of_everything_has_the_probabilities_of_the_allowed_catalogue(request: Request, seed: int) -> None:
