@@ -101,7 +101,7 @@ class LCRecArguments:
     num_beams: int = field(default=50, metadata={"help": "Search width."})
     beam_scores: ScoreKind = field(
         default=DEFAULT_SCORES,
-        metadata={"help": "catalog: renormalised over valid continuations. vocabulary: as generate scores them."},
+        metadata={"help": "vocabulary: as generate scores them. catalog: renormalised over valid continuations."},
     )
     exclude_seen: bool = field(default=True, metadata={"help": "Never recommend what the user had before."})
     valid_users: int | None = field(default=2000, metadata={"help": "Users ranked at each validation; all if unset."})

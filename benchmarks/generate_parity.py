@@ -1,0 +1,162 @@
+"""Do our lists equal those of transformers' `generate`, and how much sooner do they come? A checkpoint's own users.
+
+    python benchmarks/generate_parity.py --checkpoint outputs/ml-100k_strict --dataset_dir data/ml-100k
+
+Ranks the test histories, and validation histories after them, with BeamSearch under `vocabulary` scores and with
+`generate` under `prefix_allowed_tokens_fn`, in the same batches. Lists must agree but for items whose scores differ by
+less than 1e-4 (ties in float32); anything else counts as a mismatch and the exit status is 1.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel
+
+from llmrec.atomic import write_json
+from llmrec.dataset import RecDataset
+from llmrec.decoding.beam_search import BeamSearch
+from llmrec.decoding.generate import neutral_generation_config
+from llmrec.decoding.model_outputs import pad_prompts
+from llmrec.hub import load_checkpoint
+from llmrec.prompts.history import history_prompt
+from llmrec.prompts.lcrec import seqrec_prompt
+from llmrec.prompts.renderer import SegmentRenderer
+from llmrec.vocabulary import ItemVocabulary
+
+TIE = 1e-4
+
+Lists = list[list[tuple[tuple[int, ...], float]]]  # for each user, (item tokens, score), best first
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", required=True, help="folder or Hub name of an lcrec run")
+    parser.add_argument("--dataset_dir", required=True, help="the dataset folder it was trained on")
+    parser.add_argument("--num_users", type=int, default=1000)
+    parser.add_argument("--num_beams", type=int, default=20)
+    parser.add_argument("--batch_size", type=int, default=16)
+    parser.add_argument("--output", default="benchmarks/results/generate_parity.json")
+    args = parser.parse_args()
+    checkpoint, dataset = load_checkpoint(args.checkpoint), RecDataset.load(args.dataset_dir)
+    vocabulary = ItemVocabulary(checkpoint.tokenizer, checkpoint.catalog.codebook_sizes)
+    renderer = SegmentRenderer(checkpoint.catalog, vocabulary)
+    wording = history_prompt if checkpoint.config["history_loss"] == "all" else seqrec_prompt
+    histories = [*dataset.test["history"].to_pylist(), *dataset.valid["history"].to_pylist()][: args.num_users]
+    prompts = [renderer(wording(history[-checkpoint.config["max_history"] :])) for history in histories]
+    prompts.sort(key=len, reverse=True)
+    batches = [prompts[start : start + args.batch_size] for start in range(0, len(prompts), args.batch_size)]
+    item_tokens = vocabulary.item_token_ids(checkpoint.catalog.semantic_ids)
+    search = BeamSearch.from_catalog(checkpoint.model, checkpoint.catalog, vocabulary, scores="vocabulary")
+
+    def ours(batch: list[list[int]]) -> Lists:
+        ranked = search(batch, args.num_beams)
+        return [
+            [(tuple(item_tokens[item].tolist()), score) for item, score in zip(items, scores, strict=True) if item >= 0]
+            for items, scores in zip(ranked.items.tolist(), ranked.scores.tolist(), strict=True)
+        ]
+
+    allowed = prefix_table(item_tokens.tolist())
+
+    def theirs(batch: list[list[int]]) -> Lists:
+        return generate_lists(checkpoint.model, batch, allowed, args.num_beams, item_tokens.shape[1])
+
+    our_lists, our_seconds = timed(ours, batches, "BeamSearch")
+    their_lists, their_seconds = timed(theirs, batches, "generate")
+    identical = sum(same_lists(a, b, 0.0) for a, b in zip(our_lists, their_lists, strict=True))
+    mismatches = sum(not same_lists(a, b, TIE) for a, b in zip(our_lists, their_lists, strict=True))
+    result = {
+        "dataset": dataset.name,
+        "split_fingerprint": dataset.fingerprint,
+        "checkpoint_seed": checkpoint.config["seed"],
+        "users": len(prompts),
+        "num_beams": args.num_beams,
+        "batch_size": args.batch_size,
+        "threads": torch.get_num_threads(),
+        "identical": identical,
+        "differ_by_ties": len(prompts) - identical - mismatches,
+        "mismatches": mismatches,
+        "users_per_s_ours": len(prompts) / our_seconds,
+        "users_per_s_generate": len(prompts) / their_seconds,
+        "ratio": their_seconds / our_seconds,
+    }
+    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+    write_json(args.output, result)
+    print(json.dumps(result, indent=2))
+    sys.exit(int(mismatches > 0))
+
+
+def timed(rank: Callable[[list[list[int]]], Lists], batches: list[list[list[int]]], name: str) -> tuple[Lists, float]:
+    """Lists of all batches, and seconds."""
+    start = time.perf_counter()
+    lists = [users for batch in tqdm(batches, desc=name, unit="batch") for users in rank(batch)]
+    return lists, time.perf_counter() - start
+
+
+def prefix_table(item_tokens: list[list[int]]) -> dict[tuple[int, ...], list[int]]:
+    """Tokens that may follow each prefix of an item."""
+    table: dict[tuple[int, ...], set[int]] = {}
+    for tokens in item_tokens:
+        for depth in range(len(tokens)):
+            table.setdefault(tuple(tokens[:depth]), set()).add(tokens[depth])
+    return {prefix: sorted(tokens) for prefix, tokens in table.items()}
+
+
+@torch.no_grad()
+def generate_lists(
+    model: PreTrainedModel,
+    prompts: list[list[int]],
+    allowed: dict[tuple[int, ...], list[int]],
+    num_beams: int,
+    depth: int,
+) -> Lists:
+    """What ``generate`` returns under ``prefix_allowed_tokens_fn``; beams it could not fill are dropped."""
+    input_ids, mask = pad_prompts(prompts, model.device, left=True)
+    width = input_ids.shape[1]
+
+    def prefix_allowed_tokens_fn(_: int, tokens: torch.Tensor) -> list[int]:
+        # a beam that the catalogue could not fill holds any tokens: its score is -inf and stays so
+        return allowed.get(tuple(tokens[width:].tolist()), allowed[()])
+
+    with neutral_generation_config(model):
+        output = model.generate(
+            input_ids=input_ids,
+            attention_mask=mask.long(),
+            prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
+            num_beams=num_beams,
+            num_return_sequences=num_beams,
+            max_new_tokens=depth,
+            do_sample=False,
+            length_penalty=0.0,
+            return_dict_in_generate=True,
+            output_scores=True,
+        )
+    tokens = output.sequences[:, width:].view(len(prompts), num_beams, depth).tolist()
+    scores = output.sequences_scores.view(len(prompts), num_beams).tolist()
+    return [
+        [(tuple(item), score) for item, score in zip(*user, strict=True) if score > -1e8]
+        for user in zip(tokens, scores, strict=True)
+    ]
+
+
+def same_lists(a: list[tuple[tuple[int, ...], float]], b: list[tuple[tuple[int, ...], float]], tie: float) -> bool:
+    """Whether two lists hold the same items in the same order, but for swaps of scores closer than ``tie``."""
+    if [item for item, _ in a] == [item for item, _ in b]:
+        return True
+    if tie == 0.0 or len(a) != len(b):
+        return False
+    scores = dict(b)
+    # an item that only one list has must tie with the other list's last place
+    last = b[-1][1]
+    return all(abs(score - scores.get(item, last)) < tie for item, score in a) and all(
+        abs(x - y) < tie for (_, x), (_, y) in zip(a, b, strict=True)
+    )
+
+
+if __name__ == "__main__":
+    main()
