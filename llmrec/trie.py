@@ -17,7 +17,7 @@ _INFO_FILE = "trie.json"
 _ARRAYS = ("child_offsets", "codes", "item_starts", "items")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trie:
     """All prefixes of the catalogue's semantic IDs.
 
@@ -235,6 +235,8 @@ class Trie:
 def _check_semantic_ids(ids: np.ndarray) -> None:
     if ids.ndim != 2 or ids.size == 0:
         raise ValueError(f"semantic_ids needs shape (num_items, num_codebooks) and an item or more, got {ids.shape}.")
+    if ids.dtype.kind not in "iu" or ids.max() >= np.iinfo(np.int32).max:
+        raise ValueError(f"semantic_ids holds {ids.dtype} up to {ids.max()}; codes are integers below 2**31 - 1.")
     if ids.min() < END:
         raise ValueError(f"semantic_ids holds the code {ids.min()}; codes start at 0, and {END} pads shorter IDs.")
     if ids[:, -1].max() == END:
@@ -267,7 +269,7 @@ def _check_prefix_free(ids: np.ndarray, first: np.ndarray, codes: np.ndarray, co
 
 def _lexicographic_order(ids: np.ndarray) -> np.ndarray:
     """Rows by their codes, equal ones by their index."""
-    sizes = [int(size) for size in ids.max(axis=0) + 2]
+    sizes = [int(largest) + 2 for largest in ids.max(axis=0)]
     if np.prod([float(size) for size in sizes]) >= 2.0**62:
         return np.lexsort(ids.T[::-1])
     keys = np.zeros(len(ids), dtype=np.int64)

@@ -9,25 +9,18 @@ from llmrec.decoding.rules import Rules
 
 
 @st.composite
-def id_sets(
-    draw: st.DrawFn, depths: tuple[int, int] = (1, 4), codes: int = 5, max_items: int = 40, filled: bool = False
-) -> np.ndarray:
+def id_sets(draw: st.DrawFn, depths: tuple[int, int] = (1, 4), codes: int = 5, max_items: int = 40) -> np.ndarray:
     """Semantic IDs in any order, of fixed or mixed depth, some of them shared: int32 (num_items, num_codebooks).
 
     Args:
         depths: fewest and most levels.
         codes: at each level.
         max_items: at most so many.
-        filled: every level uses all codes, and where an ID is shorter, one has a single code.
     """
     depth = draw(st.integers(*depths))
     code = st.integers(0, codes - 1)
     row = st.lists(code, min_size=1, max_size=depth) if draw(st.booleans()) else st.tuples(*[code] * depth)
     rows = sorted(draw(st.sets(row.map(tuple), min_size=1, max_size=max_items)))
-    if filled:
-        if any(len(row) < depth for row in rows):
-            rows = [(0,), *(row for row in rows if row[0] > 0)]
-        rows = sorted({*rows[: max_items - 1], (codes - 1,) * depth})
     # a prefix of other IDs stands right before the first of them
     rows = [row for row, other in zip(rows, [*rows[1:], ()], strict=True) if other[: len(row)] != row]
     room = max_items - len(rows)

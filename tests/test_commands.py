@@ -26,6 +26,9 @@ RUN: dict[str, str] = {
     "python data_prep/semantic_ids.py --dataset_dir data/ml-100k": "--combine collaborative --codebook_size 16",
     "python data_prep/instructions.py --dataset_dir data/ml-100k --show 2": "--tasks seqrec itemsearch",
     "python benchmarks/history_loss.py --dataset_dir data/ml-100k": "--steps 1 --batch_size 2 --output ratios.json",
+    "python -m benchmarks.decoding --quick": (
+        "--beams 8 --histories 3 --catalog_sizes 500 5000 --repeats 1 --output decoding.json"
+    ),
     "python recipes/lcrec.py --help": "",
     CPU: TINY,
     f"{CPU} --config recipes/configs/lcrec/demo.yaml": TINY,

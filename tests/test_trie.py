@@ -264,3 +264,18 @@ def test_the_order_of_items_does_not_change_the_trie() -> None:
 def test_what_cannot_be_indexed_is_refused(ids: list, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Trie.from_semantic_ids(np.array(ids))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.int64])
+def test_narrow_integers_sort_as_wide_ones(dtype: type) -> None:
+    ids = random_semantic_ids(300, (256, 256))
+    ids[0] = 255
+    np.testing.assert_array_equal(
+        Trie.from_semantic_ids(ids.astype(dtype)).walk(ids), Trie.from_semantic_ids(ids).walk(ids)
+    )
+
+
+def test_codes_that_are_no_small_integers_are_refused() -> None:
+    for ids in (np.array([[0.0, 1.0]]), np.array([[0, 2**31]])):
+        with pytest.raises(ValueError, match="codes are integers below"):
+            Trie.from_semantic_ids(ids)

@@ -156,7 +156,8 @@ class BeamSearch:
             generator: of the noise.
 
         Returns:
-            Items in the order drawn, with their log-probabilities under the policy.
+            Items in the order drawn, with their log-probabilities under the policy. Of items that share a semantic ID,
+            the first that may be returned.
         """
         self._check(prompts, num_samples, num_samples)
         if temperature <= 0:
@@ -173,7 +174,7 @@ class BeamSearch:
                 keys = gumbel_children(beams.keys, scores, generator)
                 beams, parents, codes = _keep(depth, beams, children, codes, keys, scores, num_samples, None)
                 outputs = self._advance(state, depth, codes, parents)
-        return ranked_items(self.trie, beams.nodes, beams.scores, num_samples, limits)
+        return ranked_items(self.trie, beams.nodes, beams.scores, num_samples, limits, groups=beams.nodes, per_group=1)
 
     def expand(
         self, depth: int, nodes: Tensor, outputs: Tensor, limits: BatchRules | None

@@ -73,7 +73,7 @@ class DeviceTrie:
 
         Returns:
             (child nodes, codes, valid), each of shape (..., widest branching at this depth). The code is ``END`` where
-            a shorter ID ends.
+            a shorter ID ends, and 0 where the slot is not valid.
         """
         live = nodes.clamp(min=0)
         width = torch.arange(self.trie.max_children[depth], device=self.device)
@@ -82,8 +82,10 @@ class DeviceTrie:
         if self.trie.is_dense[depth]:
             return edges + 1, width.expand_as(edges), (nodes >= 0).unsqueeze(-1).expand_as(edges)
         count = torch.where(nodes >= 0, self.child_offsets[live + 1].long() - start, 0)
+        valid = width < count.unsqueeze(-1)
         edges = edges.clamp(max=len(self.codes) - 1)
-        return edges + 1, self.codes[edges].long(), width < count.unsqueeze(-1)
+        # the edges behind a node's own may be of another level, whose codes this one does not have
+        return edges + 1, self.codes[edges].long().masked_fill(~valid, 0), valid
 
     def step(self, nodes: Tensor, tokens: Tensor, depth: int, eos_token_id: int) -> Tensor:
         """Nodes after one more token; -1 where the token leads to no item.

@@ -91,7 +91,7 @@ class _Probe(NamedTuple):
             differences = [_difference(model, trie, way, *pair) for pair in zip(observed, expected, strict=True)]
             worst = float(torch.stack(differences).max())
         except Exception as error:
-            return f"the model refuses it ({type(error).__name__}: {error})".split("\n", maxsplit=1)[0]
+            return f"the model refuses it ({type(error).__name__}: {str(error).partition(chr(10))[0]})"
         tolerance = _TOLERANCE.get(model.dtype, _HALF_TOLERANCE)
         return None if worst <= tolerance else f"logits differ by {worst:.2g} standard deviations from a plain pass"
 

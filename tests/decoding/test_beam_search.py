@@ -177,3 +177,21 @@ def test_what_does_not_belong_together_is_refused() -> None:
     model.resize_token_embeddings(int(vocabulary.code_token_ids.max()))
     with pytest.raises(ValueError, match="the model's vocabulary ends at"):
         BeamSearch(model, trie)
+
+
+def test_a_narrow_node_before_a_level_of_larger_codes_reads_none_of_them() -> None:
+    model, _ = make_architecture("qwen3")
+    tokens = np.arange(308, 320).reshape(3, 4)
+    for ids in ([[0, 0, 3], [0, 1, 3], [1, 0, 3]], [[0, 0, -1], [0, 1, -1], [3, 3, 3]]):
+        trie = DeviceTrie(Trie.from_semantic_ids(np.array(ids)), tokens)
+        for ranked in (BeamSearch(model, trie)([[5, 6]], 3), generate_items(model, [[5, 6]], trie, 3)):
+            assert sorted(ranked.items[0].tolist()) == [0, 1, 2]
+
+
+def test_samples_are_different_semantic_ids() -> None:
+    model, _ = make_architecture("qwen3")
+    trie = DeviceTrie(
+        Trie.from_semantic_ids(np.array([[0, 0], [0, 0], [0, 0], [1, 0]])), np.arange(308, 316).reshape(2, 4)
+    )
+    drawn = BeamSearch(model, trie).sample([[5, 6]] * 20, 2, rules=[None, Rules(exclude=[0])] * 10)
+    assert [sorted(items) for items in drawn.items.tolist()] == [[0, 3], [1, 3]] * 10

@@ -40,7 +40,7 @@ def make_trie(ids: np.ndarray) -> DeviceTrie:
 @st.composite
 def requests(draw: st.DrawFn) -> Request:
     """A catalogue, its named subsets, and the rules of two or three users."""
-    ids = draw(id_sets(depths=(2, 4), codes=4, max_items=25, filled=True))
+    ids = draw(id_sets(depths=(2, 4), codes=4, max_items=25))
     items = st.lists(st.integers(0, len(ids) - 1), min_size=1, max_size=len(ids))
     subsets = draw(st.dictionaries(st.sampled_from(["films", "books"]), items, max_size=2))
     return ids, subsets, draw(st.lists(st.none() | rule_sets(ids, subsets), min_size=2, max_size=3))

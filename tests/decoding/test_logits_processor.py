@@ -121,7 +121,7 @@ def tokens_of(prefix: tuple[int, ...]) -> list[int]:
 
 @st.composite
 def ruled_catalogues(draw: st.DrawFn) -> tuple[np.ndarray, list[Rules | None]]:
-    ids = draw(id_sets(depths=(2, 4), codes=4, max_items=20, filled=True))
+    ids = draw(id_sets(depths=(2, 4), codes=4, max_items=20))
     return ids, draw(st.lists(st.none() | rule_sets(ids, {}), min_size=2, max_size=2))
 
 

@@ -1,0 +1,252 @@
+"""Catalog-constrained beams against transformers' `generate`: users a second, steps, memory, the machine's limits.
+
+    python -m benchmarks.decoding --quick
+
+A small model, within a minute. Without --quick: a 135M-parameter Llama-shaped model (SmolLM2's configuration, random
+weights), catalogs of 10 thousand to 10 million random items, every contender. On a GPU, for example:
+`--device cuda --dtype bfloat16 --model qwen3-1.7b --num_codebooks 3 --histories 333 --beams 50 256 --batch_sizes 1 8`.
+
+A step is one level of the search after the prompt: the model over the beams' tokens, the output head, the choice of
+the next beams. The constraint is trie look-up, gathering, masking and the whole selection, top-k included. Lists are
+checked item by item. The last line is for machines.
+"""
+
+import argparse
+import gc
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel
+
+from benchmarks.decoding_contenders import CONTENDERS, Contender, Lists, build_contender, why_not_built
+from benchmarks.decoding_measure import (
+    Clock,
+    ModelSizes,
+    PeakMemory,
+    forward_marks,
+    hardware,
+    machine_rates,
+    timed_calls,
+    timed_search,
+    versions,
+)
+from benchmarks.decoding_report import plot, print_tables
+from benchmarks.decoding_setup import MODEL_SHAPES, BenchmarkCatalog, Cell, Settings, build_model, make_prompts
+from llmrec.atomic import write_json
+
+TIE = 1e-4
+QUICK = {
+    "model": "tiny",
+    "beams": [50],
+    "histories": [20],
+    "batch_sizes": [2],
+    "catalog_sizes": [10_000, 1_000_000],
+    "repeats": 5,
+}
+
+
+def main(argv: list[str] | None = None) -> None:
+    settings, output = parse(argv)
+    torch.set_grad_enabled(False)
+    say(f"model {settings.model} in {settings.dtype} on {settings.device}")
+    model = build_model(settings)
+    results: dict[str, Any] = {
+        "settings": vars(settings) | {"headline": vars(settings.headline)},
+        "hardware": hardware(settings.device),
+        "versions": versions(),
+        "rates": machine_rates(settings.device, settings.dtype),
+        "lists": compare_lists(settings, model),
+        "runs": [],
+        "not_built": [],
+    }
+    for size in settings.catalog_sizes:
+        catalog = BenchmarkCatalog(settings, size)
+        for name in CONTENDERS:
+            run_contender(name, settings, model, catalog, size, results)
+            gc.collect()
+    results["summary"] = summary(settings, model, results)
+    output.parent.mkdir(parents=True, exist_ok=True)
+    write_json(output, results)
+    plot(results, output.with_suffix(".png"))
+    print_tables(results)
+    keys = ("users_per_s_ratio", "memory_ratio", "constraint_share", "flatness", "invalid")
+    print(" ".join(f"{key}={results['summary'][key]:.4g}" for key in keys))
+
+
+def parse(argv: list[str] | None) -> tuple[Settings, Path]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help=f"a small run; other defaults: {QUICK}")
+    parser.add_argument("--model", choices=MODEL_SHAPES, default="smollm2-135m", help="shape, with random weights")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--beams", type=int, nargs="+", default=[10, 20, 50])
+    parser.add_argument("--histories", type=int, nargs="+", default=[20, 50], help="items in a user's history")
+    parser.add_argument(
+        "--batch_sizes", type=int, nargs="+", default=[2, 8], help="the largest is used where ours meets one other"
+    )
+    parser.add_argument("--catalog_sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000, 10_000_000])
+    parser.add_argument("--num_codebooks", type=int, default=4, help="levels of a semantic ID, 256 codes each")
+    parser.add_argument("--repeats", type=int, default=5, help="timed calls of ours, of which the median counts")
+    parser.add_argument("--generate_repeats", type=int, default=1, help="the same for the others, which take minutes")
+    parser.add_argument("--output", type=Path, help="JSON file; the picture goes beside it")
+    if "--quick" in (sys.argv[1:] if argv is None else argv):
+        parser.set_defaults(**QUICK)
+    args = parser.parse_args(argv)
+    name = "decoding_quick.json" if args.quick else "decoding.json"
+    output = args.output or Path("benchmarks/results") / name
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in vars(args).items()}
+    return Settings(**{key: value for key, value in values.items() if key not in ("quick", "output")}), output
+
+
+def cells_of(name: str, settings: Settings, size: int) -> list[Cell]:
+    """Where a contender is timed over a catalog: everywhere for ours; once for the others, and at the headline."""
+    headline = settings.headline
+    ours = name.startswith("ours")
+    cells = []
+    if ours or name == "generate_prefix_fn":
+        cells.append(Cell(size, headline.num_beams, headline.history, headline.batch_size))
+    if size == settings.shared_catalog_size:
+        small = min(settings.batch_sizes)
+        cells += [Cell(size, beams, history, small) for history in settings.histories for beams in settings.beams]
+    elif not ours:
+        cells = [Cell(size, min(settings.beams), min(settings.histories), min(settings.batch_sizes))]
+    return list(dict.fromkeys(cells))
+
+
+def run_contender(
+    name: str, settings: Settings, model: PreTrainedModel, catalog: BenchmarkCatalog, size: int, results: dict[str, Any]
+) -> None:
+    reason = why_not_built(name, size)
+    if reason is not None:
+        results["not_built"].append({"contender": name, "catalog_size": size, "reason": reason})
+        return
+    contender = build_contender(name, model, catalog)
+    for cell in cells_of(name, settings, size):
+        say(f"{CONTENDERS[name]}: {cell}")
+        with_memory = cell == settings.headline
+        run = measure(contender, settings, model, catalog, cell, with_memory)
+        results["runs"].append({"contender": name, **vars(cell), "index_bytes": contender.index_bytes, **run})
+
+
+def measure(
+    contender: Contender,
+    settings: Settings,
+    model: PreTrainedModel,
+    catalog: BenchmarkCatalog,
+    cell: Cell,
+    with_memory: bool,
+) -> dict[str, Any]:
+    """Median users a second, ms a step, ms of the constraint a step; peak memory; entries that are no item."""
+    prompts = make_prompts(settings, cell.history, cell.batch_size)
+    ours = contender.search is not None
+    repeats = settings.repeats if ours else settings.generate_repeats
+    clock, run = Clock(settings.device), {}
+    if with_memory:
+        peak = PeakMemory(settings.device)
+        output = contender.rank(prompts, cell.num_beams)
+        run = {"peak_bytes": peak.peak_bytes(), "peak_how": peak.how}
+        del output
+    elif ours:
+        contender.rank(prompts, cell.num_beams)
+    samples = []
+    for _ in range(repeats):
+        with forward_marks(model, clock) as marks, constraint_marks(contender, clock) as spans:
+            start = clock.mark()
+            output = contender.rank(prompts, cell.num_beams)
+            end = clock.mark()
+        levels = settings.num_codebooks
+        # without beams of its own, a search's first choice follows the prompt: it is no step
+        steps = clock.seconds(marks[-(levels - 1)], end)
+        constraint = sum(clock.seconds(*span) for span in spans[-(len(spans) * (levels - 1) // levels) :])
+        samples.append((clock.seconds(start, end), steps / (levels - 1), constraint / (levels - 1)))
+    seconds, step, constraint = (statistics.median(column) for column in zip(*samples, strict=True))
+    return run | {
+        "users_per_s": cell.batch_size / seconds,
+        "ms_request": 1000 * seconds,
+        "ms_step": 1000 * step,
+        "ms_constraint": 1000 * constraint,
+        "invalid": contender.lists(output).count_invalid(catalog),
+    }
+
+
+def constraint_marks(contender: Contender, clock: Clock) -> Any:
+    """Spans of all that is constraint: a processor's calls, or everything in our step but model and head."""
+    if contender.processor is not None:
+        return timed_calls(contender.processor, clock)
+    return timed_search(contender.search, clock)
+
+
+def compare_lists(settings: Settings, model: PreTrainedModel) -> dict[str, int]:
+    """Lists of ours and of ``generate`` over the smallest catalog: how many are equal, but for ties in float32."""
+    catalog = BenchmarkCatalog(settings, min(settings.catalog_sizes), unique=True)
+    beams = min(settings.beams)
+    prompts = make_prompts(settings, min(settings.histories), min(settings.batch_sizes))
+    say("lists of ours against those of generate")
+    ours, theirs = (
+        contender.lists(contender.rank(prompts, beams))
+        for contender in (build_contender(name, model, catalog) for name in ("ours", "generate_prefix_fn"))
+    )
+    return {
+        "users": len(prompts),
+        "num_beams": beams,
+        "mismatches": sum(_differ(ours, theirs, row) for row in range(len(prompts))),
+    }
+
+
+def _differ(a: Lists, b: Lists, row: int) -> bool:
+    if not np.allclose(a.scores[row], b.scores[row], atol=TIE):
+        return True
+    known = dict(zip(b.keys[row].tolist(), b.scores[row].tolist(), strict=True))
+    # an item that only one list has must tie with the other's last place
+    last = float(b.scores[row].min())
+    return any(
+        abs(score - known.get(key, last)) >= TIE
+        for key, score in zip(a.keys[row].tolist(), a.scores[row].tolist(), strict=True)
+    )
+
+
+def summary(settings: Settings, model: PreTrainedModel, results: dict[str, Any]) -> dict[str, Any]:
+    """The figures of the last line, and how near the machine's limits the headline comes."""
+    cell = settings.headline
+    runs = results["runs"]
+
+    def at(name: str, size: int) -> dict[str, Any]:
+        place = {**vars(cell), "catalog_size": size, "contender": name}
+        return next(run for run in runs if place.items() <= run.items())
+
+    ours, generate = at("ours", cell.catalog_size), at("generate_prefix_fn", cell.catalog_size)
+    smallest, largest = (at("ours", pick(settings.catalog_sizes)) for pick in (min, max))
+    prompt = len(make_prompts(settings, cell.history, 1)[0])
+    later = settings.num_codebooks - 1
+    tokens_generate = cell.num_beams * (prompt + later)
+    ceiling = tokens_generate / (prompt + later * cell.num_beams)
+    sizes = ModelSizes.of(model)
+    work = sizes.work(model.config.vocab_size, cell.batch_size, cell.num_beams, prompt, settings.num_codebooks / 2)
+    least = work.seconds(results["rates"])
+    ratio = ours["users_per_s"] / generate["users_per_s"]
+    return {
+        "users_per_s_ratio": ratio,
+        "memory_ratio": ours["peak_bytes"] / generate["peak_bytes"],
+        "constraint_share": largest["ms_constraint"] / largest["ms_step"],
+        "flatness": largest["ms_step"] / smallest["ms_step"],
+        "invalid": sum(run["invalid"] for run in runs),
+        "token_ceiling": ceiling,
+        "ceiling_share": ratio / ceiling,
+        "step_bytes": work.bytes,
+        "step_flops": work.flops,
+        "ms_step_roofline": 1000 * least,
+        "roofline_share": 1000 * least / ours["ms_step"],
+    }
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
