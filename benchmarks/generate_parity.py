@@ -1,6 +1,6 @@
 """Do our lists equal those of transformers' `generate`, and how much sooner do they come? A checkpoint's own users.
 
-    python benchmarks/generate_parity.py --checkpoint outputs/ml-100k_strict --dataset_dir data/ml-100k
+    python -m benchmarks.generate_parity --checkpoint outputs/ml-100k_strict --dataset_dir data/ml-100k
 
 Ranks the test histories, and validation histories after them, with BeamSearch under `vocabulary` scores and with
 `generate` under `prefix_allowed_tokens_fn`, in the same batches. Lists must agree but for items whose scores differ by
@@ -13,16 +13,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from benchmarks.decoding_contenders import AllowedTokens, generate, nested_dictionary
 from llmrec.atomic import write_json
 from llmrec.dataset import RecDataset
 from llmrec.decoding.beam_search import BeamSearch
-from llmrec.decoding.generate import neutral_generation_config
-from llmrec.decoding.model_outputs import pad_prompts
 from llmrec.hub import load_checkpoint
 from llmrec.prompts.history import history_prompt
 from llmrec.prompts.lcrec import seqrec_prompt
@@ -61,10 +61,10 @@ def main() -> None:
             for items, scores in zip(ranked.items.tolist(), ranked.scores.tolist(), strict=True)
         ]
 
-    allowed = prefix_table(item_tokens.tolist())
+    known = nested_dictionary(item_tokens)
 
     def theirs(batch: list[list[int]]) -> Lists:
-        return generate_lists(checkpoint.model, batch, allowed, args.num_beams, item_tokens.shape[1])
+        return generate_lists(checkpoint.model, batch, known, args.num_beams, item_tokens.shape[1])
 
     our_lists, our_seconds = timed(ours, batches, "BeamSearch")
     their_lists, their_seconds = timed(theirs, batches, "generate")
@@ -98,49 +98,15 @@ def timed(rank: Callable[[list[list[int]]], Lists], batches: list[list[list[int]
     return lists, time.perf_counter() - start
 
 
-def prefix_table(item_tokens: list[list[int]]) -> dict[tuple[int, ...], list[int]]:
-    """Tokens that may follow each prefix of an item."""
-    table: dict[tuple[int, ...], set[int]] = {}
-    for tokens in item_tokens:
-        for depth in range(len(tokens)):
-            table.setdefault(tuple(tokens[:depth]), set()).add(tokens[depth])
-    return {prefix: sorted(tokens) for prefix, tokens in table.items()}
-
-
-@torch.no_grad()
 def generate_lists(
-    model: PreTrainedModel,
-    prompts: list[list[int]],
-    allowed: dict[tuple[int, ...], list[int]],
-    num_beams: int,
-    depth: int,
+    model: PreTrainedModel, prompts: list[list[int]], known: dict[int, Any], num_beams: int, levels: int
 ) -> Lists:
     """What ``generate`` returns under ``prefix_allowed_tokens_fn``; beams it could not fill are dropped."""
-    input_ids, mask = pad_prompts(prompts, model.device, left=True)
-    width = input_ids.shape[1]
-
-    def prefix_allowed_tokens_fn(_: int, tokens: torch.Tensor) -> list[int]:
-        # a beam that the catalogue could not fill holds any tokens: its score is -inf and stays so
-        return allowed.get(tuple(tokens[width:].tolist()), allowed[()])
-
-    with neutral_generation_config(model):
-        output = model.generate(
-            input_ids=input_ids,
-            attention_mask=mask.long(),
-            prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
-            num_beams=num_beams,
-            num_return_sequences=num_beams,
-            max_new_tokens=depth,
-            do_sample=False,
-            length_penalty=0.0,
-            return_dict_in_generate=True,
-            output_scores=True,
-        )
-    tokens = output.sequences[:, width:].view(len(prompts), num_beams, depth).tolist()
-    scores = output.sequences_scores.view(len(prompts), num_beams).tolist()
+    allowed = AllowedTokens(known, max(len(prompt) for prompt in prompts))
+    tokens, scores = generate(model, prompts, num_beams, levels, {"prefix_allowed_tokens_fn": allowed})
     return [
         [(tuple(item), score) for item, score in zip(*user, strict=True) if score > -1e8]
-        for user in zip(tokens, scores, strict=True)
+        for user in zip(tokens.tolist(), scores.tolist(), strict=True)
     ]
 
 

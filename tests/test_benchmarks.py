@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks import decoding
-from benchmarks.decoding_contenders import Lists
+from benchmarks.decoding_contenders import AllowedTokens, Lists, nested_dictionary
 from benchmarks.decoding_setup import BenchmarkCatalog
-from benchmarks.generate_parity import prefix_table, same_lists
+from benchmarks.generate_parity import same_lists
 
 SMALL = ["--model", "tiny", "--beams", "8", "--histories", "3", "--batch_sizes", "2", "--catalog_sizes", "50", "2000"]
 
@@ -37,8 +38,9 @@ def test_lists_are_equal_only_up_to_ties() -> None:
     assert not same_lists(a, [a[0], a[1]], 1e-4)
 
 
-def test_the_prefix_table_holds_every_continuation() -> None:
-    assert prefix_table([[1, 2], [1, 3], [4, 2]]) == {(): [1, 4], (1,): [2, 3], (4,): [2]}
+def test_a_dictionary_allows_exactly_the_continuations() -> None:
+    allowed = AllowedTokens(nested_dictionary(np.array([[1, 2], [1, 3], [4, 2]])), prompt_width=1)
+    assert [allowed(0, torch.tensor([9, *prefix])) for prefix in ([], [1], [4])] == [[1, 4], [2, 3], [2]]
 
 
 @pytest.mark.slow

@@ -34,7 +34,7 @@ RUN: dict[str, str] = {
     f"{CPU} --config recipes/configs/lcrec/demo.yaml": TINY,
     f"{CPU} --config recipes/configs/lcrec/ml-100k_strict.yaml": TINY,
     "python benchmarks/score_kinds.py --checkpoint outputs/ml-100k_strict --dataset_dir data/ml-100k": "--num_beams 10",
-    "python benchmarks/generate_parity.py --checkpoint outputs/ml-100k_strict --dataset_dir data/ml-100k": (
+    "python -m benchmarks.generate_parity --checkpoint outputs/ml-100k_strict --dataset_dir data/ml-100k": (
         "--num_users 24 --num_beams 10 --output parity.json"
     ),
     f"{CPU} --config recipes/configs/lcrec/tiger_ml-100k.yaml": f"{TINY} --per_device_train_batch_size 4",
