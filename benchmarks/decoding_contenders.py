@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from transformers.generation.logits_process import PrefixConstrainedLogitsProcessor
 
-from benchmarks.decoding_measure import resident_bytes
+from benchmarks.decoding_measure import release_freed_memory, resident_bytes
 from benchmarks.decoding_setup import MAX_DICTIONARY_ITEMS, BenchmarkCatalog
 from llmrec.decoding.beam_search import BeamSearch
 from llmrec.decoding.generate import generate_items, neutral_generation_config
@@ -101,11 +101,12 @@ def build_contender(name: str, model: PreTrainedModel, catalog: BenchmarkCatalog
 
 def _dictionary_contender(name: str, model: PreTrainedModel, catalog: BenchmarkCatalog) -> Contender:
     levels = catalog.semantic_ids.shape[1]
+    release_freed_memory()
     before = resident_bytes()
     prefix_fn = name == "generate_prefix_fn"
     index = nested_dictionary(catalog.item_tokens) if prefix_fn else prefix_dictionary(catalog.item_tokens)
     # a collector that walks millions of dictionaries would count against them
-    gc.collect()
+    release_freed_memory()
     gc.freeze()
     index_bytes = resident_bytes() - before
 

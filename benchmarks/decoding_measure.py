@@ -125,20 +125,17 @@ def timed_search(search: BeamSearch, clock: Clock) -> Iterator[list[tuple[Any, A
 class PeakMemory:
     """Memory beyond what is held at the start: of the CUDA allocator, or resident memory of this process.
 
-    Freed memory goes back to the system first, where the C library can do that (glibc).
+    Freed memory goes back to the system first.
     """
 
     def __init__(self, device: str) -> None:
         self._cuda = torch.device(device).type == "cuda"
-        gc.collect()
+        release_freed_memory()
         if self._cuda:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             self._start = torch.cuda.memory_allocated()
             return
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-        if trim is not None:
-            trim(0)
         self.resets = _reset_peak()
         self._start = resident_bytes()
 
@@ -155,7 +152,16 @@ class PeakMemory:
         return max(0, peak - self._start)
 
 
+def release_freed_memory() -> None:
+    """Give what is free back to the system, where the C library can do that (glibc)."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def resident_bytes() -> int:
+    """Of this process."""
     return _status_bytes("VmRSS")
 
 
