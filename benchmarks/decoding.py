@@ -13,8 +13,10 @@ checked item by item. The last line is for machines.
 
 import argparse
 import gc
+import math
 import statistics
 import sys
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +114,8 @@ def cells_of(name: str, settings: Settings, size: int) -> list[Cell]:
         cells.append(Cell(size, headline.num_beams, headline.history, headline.batch_size))
     if size == settings.shared_catalog_size:
         small = min(settings.batch_sizes)
-        cells += [Cell(size, beams, history, small) for history in settings.histories for beams in settings.beams]
+        batch_sizes = settings.batch_sizes if ours else (small,)
+        cells += [Cell(size, *shape) for shape in product(settings.beams, settings.histories, batch_sizes)]
     elif not ours:
         cells = [Cell(size, min(settings.beams), min(settings.histories), min(settings.batch_sizes))]
     return list(dict.fromkeys(cells))
@@ -129,7 +132,11 @@ def run_contender(
     for cell in cells_of(name, settings, size):
         say(f"{CONTENDERS[name]}: {cell}")
         with_memory = cell == settings.headline
-        run = measure(contender, settings, model, catalog, cell, with_memory)
+        try:
+            run = measure(contender, settings, model, catalog, cell, with_memory)
+        except torch.OutOfMemoryError:
+            results["not_built"].append({"contender": name, **vars(cell), "reason": f"out of memory at {cell}"})
+            continue
         results["runs"].append({"contender": name, **vars(cell), "index_bytes": contender.index_bytes, **run})
 
 
@@ -153,7 +160,7 @@ def measure(
         del output
     elif ours:
         contender.rank(prompts, cell.num_beams)
-    samples = []
+    samples, invalid = [], 0
     for _ in range(repeats):
         with forward_marks(model, clock) as marks, constraint_marks(contender, clock) as spans:
             start = clock.mark()
@@ -164,13 +171,14 @@ def measure(
         steps = clock.seconds(marks[-(levels - 1)], end)
         constraint = sum(clock.seconds(*span) for span in spans[-(len(spans) * (levels - 1) // levels) :])
         samples.append((clock.seconds(start, end), steps / (levels - 1), constraint / (levels - 1)))
+        invalid += contender.lists(output).count_invalid(catalog)
     seconds, step, constraint = (statistics.median(column) for column in zip(*samples, strict=True))
     return run | {
         "users_per_s": cell.batch_size / seconds,
         "ms_request": 1000 * seconds,
         "ms_step": 1000 * step,
         "ms_constraint": 1000 * constraint,
-        "invalid": contender.lists(output).count_invalid(catalog),
+        "invalid": invalid,
     }
 
 
@@ -194,6 +202,7 @@ def compare_lists(settings: Settings, model: PreTrainedModel) -> dict[str, int]:
     return {
         "users": len(prompts),
         "num_beams": beams,
+        "invalid": ours.count_invalid(catalog) + theirs.count_invalid(catalog),
         "mismatches": sum(_differ(ours, theirs, row) for row in range(len(prompts))),
     }
 
@@ -211,13 +220,16 @@ def _differ(a: Lists, b: Lists, row: int) -> bool:
 
 
 def summary(settings: Settings, model: PreTrainedModel, results: dict[str, Any]) -> dict[str, Any]:
-    """The figures of the last line, and how near the machine's limits the headline comes."""
+    """The figures of the last line, and how near the machine's limits the headline comes.
+
+    The two ratios are NaN where ``generate`` found no memory for the headline.
+    """
     cell = settings.headline
     runs = results["runs"]
 
     def at(name: str, size: int) -> dict[str, Any]:
         place = {**vars(cell), "catalog_size": size, "contender": name}
-        return next(run for run in runs if place.items() <= run.items())
+        return next((run for run in runs if place.items() <= run.items()), {})
 
     ours, generate = at("ours", cell.catalog_size), at("generate_prefix_fn", cell.catalog_size)
     smallest, largest = (at("ours", pick(settings.catalog_sizes)) for pick in (min, max))
@@ -228,19 +240,21 @@ def summary(settings: Settings, model: PreTrainedModel, results: dict[str, Any])
     sizes = ModelSizes.of(model)
     work = sizes.work(model.config.vocab_size, cell.batch_size, cell.num_beams, prompt, settings.num_codebooks / 2)
     least = work.seconds(results["rates"])
-    ratio = ours["users_per_s"] / generate["users_per_s"]
+    ratio = ours["users_per_s"] / generate.get("users_per_s", math.nan)
+    weights = sizes.work(model.config.vocab_size, 0, 0, 0, 0)
     return {
         "users_per_s_ratio": ratio,
-        "memory_ratio": ours["peak_bytes"] / generate["peak_bytes"],
+        "memory_ratio": ours["peak_bytes"] / generate.get("peak_bytes", math.nan),
         "constraint_share": largest["ms_constraint"] / largest["ms_step"],
         "flatness": largest["ms_step"] / smallest["ms_step"],
-        "invalid": sum(run["invalid"] for run in runs),
+        "invalid": sum(run["invalid"] for run in runs) + results["lists"]["invalid"],
         "token_ceiling": ceiling,
         "ceiling_share": ratio / ceiling,
         "step_bytes": work.bytes,
         "step_flops": work.flops,
         "ms_step_roofline": 1000 * least,
         "roofline_share": 1000 * least / ours["ms_step"],
+        "ms_request_weights": 1000 * settings.num_codebooks * weights.seconds(results["rates"]),
     }
 
 

@@ -23,7 +23,18 @@ def print_tables(results: dict[str, Any]) -> None:
     machine = {**results["hardware"], **results["versions"]}
     settings, summary = results["settings"], results["summary"]
     print(f"\n{settings['model']}, {settings['dtype']}, {settings['device']}; " + ", ".join(map(str, machine.values())))
-    header = ("contender", "items", "beams", "history", "batch", "users/s", "ms/step", "constraint ms/step", "peak MB")
+    header = (
+        "contender",
+        "items",
+        "beams",
+        "history",
+        "batch",
+        "users/s",
+        "ms/request",
+        "ms/step",
+        "constraint ms/step",
+        "peak MB",
+    )
     rows = [
         (
             CONTENDERS[run["contender"]],
@@ -32,6 +43,7 @@ def print_tables(results: dict[str, Any]) -> None:
             run["history"],
             run["batch_size"],
             f"{run['users_per_s']:.3g}",
+            f"{run['ms_request']:.1f}",
             f"{run['ms_step']:.1f}",
             f"{run['ms_constraint']:.2f}",
             f"{run['peak_bytes'] / 1e6:.0f}" if "peak_bytes" in run else "",
@@ -54,6 +66,7 @@ def print_tables(results: dict[str, Any]) -> None:
         f"GFLOP; at {rates['bytes_per_s'] / 1e9:.1f} GB/s and {rates['flops_per_s'] / 1e9:.0f} GFLOP/s that takes "
         f"{summary['ms_step_roofline']:.1f} ms, {summary['roofline_share']:.0%} of the step"
     )
+    print(f"weights alone, read once for each pass of a request: {summary['ms_request_weights']:.2f} ms")
     if settings["device"] != "cpu":
         for reference in REFERENCES:
             print(f"published, not measured here: {reference}")

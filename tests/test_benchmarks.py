@@ -6,7 +6,7 @@ import torch
 
 from benchmarks import decoding
 from benchmarks.decoding_contenders import AllowedTokens, Lists, nested_dictionary
-from benchmarks.decoding_setup import BenchmarkCatalog
+from benchmarks.decoding_setup import BenchmarkCatalog, build_model
 from benchmarks.generate_parity import same_lists
 
 SMALL = ["--model", "tiny", "--beams", "8", "--histories", "3", "--batch_sizes", "2", "--catalog_sizes", "50", "2000"]
@@ -52,3 +52,36 @@ def test_a_run_ends_with_its_figures_and_finds_no_invalid_item(tmp_path, capsys)
     assert figures["invalid"] == "0"
     assert all(0 <= float(value) < 1000 for value in figures.values())
     assert (tmp_path / "decoding.png").stat().st_size > 1000
+
+
+def test_ours_meets_every_shape_and_the_others_the_headline_once() -> None:
+    settings, _ = decoding.parse(["--beams", "50", "256", "--histories", "20", "50", "--batch_sizes", "1", "8"])
+    shared = settings.shared_catalog_size
+    ours = decoding.cells_of("ours", settings, shared)
+    assert len(ours) == len(set(ours)) == 8
+    theirs = decoding.cells_of("generate_prefix_fn", settings, shared)
+    assert theirs.count(settings.headline) == 1
+    assert {cell.batch_size for cell in theirs if cell != settings.headline} == {1}
+
+
+def test_a_contender_without_memory_for_a_shape_is_listed_and_the_run_goes_on(monkeypatch) -> None:
+    settings, _ = decoding.parse(SMALL)
+    fits = {"users_per_s": 2.0, "peak_bytes": 5, "ms_step": 1.0, "ms_constraint": 0.1, "invalid": 0}
+
+    def measure(contender, *_) -> dict[str, float]:
+        if contender.search is None:
+            raise torch.OutOfMemoryError
+        return fits
+
+    monkeypatch.setattr(decoding, "measure", measure)
+    model = build_model(settings)
+    results = {"runs": [], "not_built": [], "lists": {"invalid": 0}, "rates": {"bytes_per_s": 1e9, "flops_per_s": 1e9}}
+    for size in settings.catalog_sizes:
+        catalog = BenchmarkCatalog(settings, size)
+        for name in ("ours", "generate_prefix_fn"):
+            decoding.run_contender(name, settings, model, catalog, size, results)
+    assert {run["contender"] for run in results["runs"]} == {"ours"}
+    assert all("out of memory" in entry["reason"] for entry in results["not_built"])
+    summary = decoding.summary(settings, model, results)
+    assert np.isnan([summary["users_per_s_ratio"], summary["memory_ratio"]]).all()
+    assert (summary["flatness"], summary["invalid"]) == (1.0, 0)
