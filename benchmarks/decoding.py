@@ -18,13 +18,13 @@ import statistics
 import sys
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from benchmarks.decoding_contenders import CONTENDERS, Contender, Lists, build_contender, why_not_built
+from benchmarks.decoding_contenders import CONTENDERS, Contender, Lists, Prompts, build_contender, why_not_built
 from benchmarks.decoding_measure import (
     Clock,
     ModelSizes,
@@ -40,6 +40,7 @@ from benchmarks.decoding_report import plot, print_tables
 from benchmarks.decoding_setup import MODEL_SHAPES, BenchmarkCatalog, Cell, Settings, build_model, make_prompts
 from llmrec.atomic import write_json
 
+OURS = ("ours", "ours_catalog")
 TIE = 1e-4
 QUICK = {
     "model": "tiny",
@@ -49,6 +50,17 @@ QUICK = {
     "catalog_sizes": [10_000, 1_000_000],
     "repeats": 5,
 }
+
+Catalogs = dict[int, BenchmarkCatalog]  # by number of items
+
+
+class Sample(NamedTuple):
+    """One timed call: seconds of all of it, of a step, and of the constraint in a step; entries that are no item."""
+
+    seconds: float
+    step: float
+    constraint: float
+    invalid: int
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -65,8 +77,10 @@ def main(argv: list[str] | None = None) -> None:
         "runs": [],
         "not_built": [],
     }
-    for size in settings.catalog_sizes:
-        catalog = BenchmarkCatalog(settings, size)
+    catalogs = {size: BenchmarkCatalog(settings, size) for size in settings.catalog_sizes}
+    for name in OURS:
+        results["runs"] += run_sizes(name, settings, model, catalogs)
+    for size, catalog in catalogs.items():
         for name in CONTENDERS:
             run_contender(name, settings, model, catalog, size, results)
             gc.collect()
@@ -105,35 +119,54 @@ def parse(argv: list[str] | None) -> tuple[Settings, Path]:
     return Settings(**{key: value for key, value in values.items() if key not in ("quick", "output")}), output
 
 
-def cells_of(name: str, settings: Settings, size: int) -> list[Cell]:
-    """Where a contender is timed over a catalog: everywhere for ours; once for the others, and at the headline."""
-    headline = settings.headline
-    ours = name.startswith("ours")
-    cells = []
-    if ours or name == "generate_prefix_fn":
-        cells.append(Cell(size, headline.num_beams, headline.history, headline.batch_size))
-    if size == settings.shared_catalog_size:
-        small = min(settings.batch_sizes)
-        batch_sizes = settings.batch_sizes if ours else (small,)
-        cells += [Cell(size, *shape) for shape in product(settings.beams, settings.histories, batch_sizes)]
-    elif not ours:
-        cells = [Cell(size, min(settings.beams), min(settings.histories), min(settings.batch_sizes))]
-    return list(dict.fromkeys(cells))
+def grid_of(name: str, settings: Settings, size: int) -> list[Cell]:
+    """Where a contender is timed over a catalog, beside the headline's shape, which ours runs over every catalog."""
+    ours = name in OURS
+    smallest = min(settings.batch_sizes)
+    if size != settings.shared_catalog_size:
+        return [] if ours else [Cell(size, min(settings.beams), min(settings.histories), smallest)]
+    batch_sizes = settings.batch_sizes if ours else (smallest,)
+    cells = [Cell(size, *shape) for shape in product(settings.beams, settings.histories, batch_sizes)]
+    if name == "generate_prefix_fn":
+        cells.insert(0, settings.headline)
+    return [cell for cell in dict.fromkeys(cells) if not ours or cell != settings.headline]
+
+
+def run_sizes(name: str, settings: Settings, model: PreTrainedModel, catalogs: Catalogs) -> list[dict[str, Any]]:
+    """Ours at the headline's shape over every catalog. They take turns: what slows the machine slows all alike."""
+    shape = settings.headline
+    prompts = make_prompts(settings, shape.history, shape.batch_size)
+    contenders = {size: build_contender(name, model, catalog) for size, catalog in catalogs.items()}
+    say(f"{CONTENDERS[name]}: catalogs of {', '.join(f'{size:,}' for size in catalogs)} items in turn")
+    memory = first_call(contenders[shape.catalog_size], settings, prompts, shape.num_beams)
+    for contender in contenders.values():
+        contender.rank(prompts, shape.num_beams)
+    samples: dict[int, list[Sample]] = {size: [] for size in catalogs}
+    for _ in range(settings.repeats):
+        for size, contender in contenders.items():
+            samples[size].append(take_sample(contender, settings, model, catalogs[size], prompts, shape.num_beams))
+    rows = []
+    for size, contender in contenders.items():
+        row = {"contender": name, **vars(shape), "catalog_size": size, "index_bytes": contender.index_bytes}
+        rows.append(row | (memory if size == shape.catalog_size else {}) | medians(samples[size], shape.batch_size))
+    return rows
 
 
 def run_contender(
     name: str, settings: Settings, model: PreTrainedModel, catalog: BenchmarkCatalog, size: int, results: dict[str, Any]
 ) -> None:
+    """Add a row to the results for each cell of the grid, or why there is none."""
     reason = why_not_built(name, size)
+    cells = grid_of(name, settings, size)
     if reason is not None:
         results["not_built"].append({"contender": name, "catalog_size": size, "reason": reason})
+    if reason is not None or not cells:
         return
     contender = build_contender(name, model, catalog)
-    for cell in cells_of(name, settings, size):
+    for cell in cells:
         say(f"{CONTENDERS[name]}: {cell}")
-        with_memory = cell == settings.headline
         try:
-            run = measure(contender, settings, model, catalog, cell, with_memory)
+            run = measure(contender, settings, model, catalog, cell)
         except torch.OutOfMemoryError:
             results["not_built"].append({"contender": name, **vars(cell), "reason": f"out of memory at {cell}"})
             continue
@@ -141,44 +174,60 @@ def run_contender(
 
 
 def measure(
+    contender: Contender, settings: Settings, model: PreTrainedModel, catalog: BenchmarkCatalog, cell: Cell
+) -> dict[str, Any]:
+    """Median users a second, ms a step, ms of the constraint a step; entries that are no item; memory, once."""
+    prompts = make_prompts(settings, cell.history, cell.batch_size)
+    ours = contender.search is not None
+    run = {}
+    if cell == settings.headline:
+        run = first_call(contender, settings, prompts, cell.num_beams)
+    elif ours:
+        contender.rank(prompts, cell.num_beams)
+    samples = [
+        take_sample(contender, settings, model, catalog, prompts, cell.num_beams)
+        for _ in range(settings.repeats if ours else settings.generate_repeats)
+    ]
+    return run | medians(samples, cell.batch_size)
+
+
+def first_call(contender: Contender, settings: Settings, prompts: Prompts, num_beams: int) -> dict[str, Any]:
+    """Peak memory of a call that is not timed."""
+    peak = PeakMemory(settings.device)
+    contender.rank(prompts, num_beams)
+    return {"peak_bytes": peak.peak_bytes(), "peak_how": peak.how}
+
+
+def take_sample(
     contender: Contender,
     settings: Settings,
     model: PreTrainedModel,
     catalog: BenchmarkCatalog,
-    cell: Cell,
-    with_memory: bool,
-) -> dict[str, Any]:
-    """Median users a second, ms a step, ms of the constraint a step; peak memory; entries that are no item."""
-    prompts = make_prompts(settings, cell.history, cell.batch_size)
-    ours = contender.search is not None
-    repeats = settings.repeats if ours else settings.generate_repeats
-    clock, run = Clock(settings.device), {}
-    if with_memory:
-        peak = PeakMemory(settings.device)
-        output = contender.rank(prompts, cell.num_beams)
-        run = {"peak_bytes": peak.peak_bytes(), "peak_how": peak.how}
-        del output
-    elif ours:
-        contender.rank(prompts, cell.num_beams)
-    samples, invalid = [], 0
-    for _ in range(repeats):
-        with forward_marks(model, clock) as marks, constraint_marks(contender, clock) as spans:
-            start = clock.mark()
-            output = contender.rank(prompts, cell.num_beams)
-            end = clock.mark()
-        levels = settings.num_codebooks
-        # without beams of its own, a search's first choice follows the prompt: it is no step
-        steps = clock.seconds(marks[-(levels - 1)], end)
-        constraint = sum(clock.seconds(*span) for span in spans[-(len(spans) * (levels - 1) // levels) :])
-        samples.append((clock.seconds(start, end), steps / (levels - 1), constraint / (levels - 1)))
-        invalid += contender.lists(output).count_invalid(catalog)
-    seconds, step, constraint = (statistics.median(column) for column in zip(*samples, strict=True))
-    return run | {
-        "users_per_s": cell.batch_size / seconds,
-        "ms_request": 1000 * seconds,
-        "ms_step": 1000 * step,
-        "ms_constraint": 1000 * constraint,
-        "invalid": invalid,
+    prompts: Prompts,
+    num_beams: int,
+) -> Sample:
+    """One timed call, its lists checked."""
+    clock, levels = Clock(settings.device), settings.num_codebooks
+    with forward_marks(model, clock) as marks, constraint_marks(contender, clock) as spans:
+        start = clock.mark()
+        output = contender.rank(prompts, num_beams)
+        end = clock.mark()
+    # without beams of its own, a search's first choice follows the prompt: it is no step
+    steps = clock.seconds(marks[-(levels - 1)], end)
+    constraint = sum(clock.seconds(*span) for span in spans[-(len(spans) * (levels - 1) // levels) :])
+    invalid = contender.lists(output).count_invalid(catalog)
+    return Sample(clock.seconds(start, end), steps / (levels - 1), constraint / (levels - 1), invalid)
+
+
+def medians(samples: list[Sample], batch_size: int) -> dict[str, Any]:
+    """Figures of a row: times are medians, entries that are no item are counted over all samples."""
+    seconds, step, constraint, invalid = zip(*samples, strict=True)
+    return {
+        "users_per_s": batch_size / statistics.median(seconds),
+        "ms_request": 1000 * statistics.median(seconds),
+        "ms_step": 1000 * statistics.median(step),
+        "ms_constraint": 1000 * statistics.median(constraint),
+        "invalid": sum(invalid),
     }
 
 
@@ -189,8 +238,11 @@ def constraint_marks(contender: Contender, clock: Clock) -> Any:
     return timed_search(contender.search, clock)
 
 
-def compare_lists(settings: Settings, model: PreTrainedModel) -> dict[str, int]:
-    """Lists of ours and of ``generate`` over the smallest catalog: how many are equal, but for ties in float32."""
+def compare_lists(settings: Settings, model: PreTrainedModel) -> dict[str, Any]:
+    """Lists of ours and of ``generate`` over the smallest catalog: how many differ by more than ties in float32.
+
+    Mismatches are None at other precisions: two ways to compute a score differ there by more than its neighbour does.
+    """
     catalog = BenchmarkCatalog(settings, min(settings.catalog_sizes), unique=True)
     beams = min(settings.beams)
     prompts = make_prompts(settings, min(settings.histories), min(settings.batch_sizes))
@@ -203,7 +255,9 @@ def compare_lists(settings: Settings, model: PreTrainedModel) -> dict[str, int]:
         "users": len(prompts),
         "num_beams": beams,
         "invalid": ours.count_invalid(catalog) + theirs.count_invalid(catalog),
-        "mismatches": sum(_differ(ours, theirs, row) for row in range(len(prompts))),
+        "mismatches": sum(_differ(ours, theirs, row) for row in range(len(prompts)))
+        if settings.dtype == "float32"
+        else None,
     }
 
 

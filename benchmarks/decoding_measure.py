@@ -91,33 +91,37 @@ def timed_calls(processor: type, clock: Clock) -> Iterator[list[tuple[Any, Any]]
 
 @contextmanager
 def timed_search(search: BeamSearch, clock: Clock) -> Iterator[list[tuple[Any, Any]]]:
-    """Start and end marks of what is constraint in a search: look-up and gathering around the head, and the choice."""
+    """Start and end marks of what is constraint in a search: all from the look-up to the choice, but the head."""
     spans: list[tuple[Any, Any]] = []
     heads: list[tuple[Any, Any]] = []
 
-    def timed(work: Callable[..., Any], into: list[tuple[Any, Any]]) -> Callable[..., Any]:
+    def timed_head(work: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
             start = clock.mark()
             result = work(*args)
-            into.append((start, clock.mark()))
+            heads.append((start, clock.mark()))
             return result
 
         return call
 
-    expand, logits = search.expand, search._code_logits
+    expand, keep, logits = search.expand, beam_search._keep, search._code_logits
 
-    def expand_without_head(*args: Any) -> Any:
+    def timed_expand(*args: Any) -> Any:
         start = clock.mark()
         result = expand(*args)
-        before, after = heads.pop()
-        spans.extend([(start, before), (after, clock.mark())])
+        spans.append((start, heads[-1][0]))
+        return result
+
+    def timed_keep(*args: Any) -> Any:
+        result = keep(*args)
+        spans.append((heads[-1][1], clock.mark()))
         return result
 
     with (
-        mock.patch.object(logits, "log_probs", timed(logits.log_probs, heads)),
-        mock.patch.object(logits, "logits", timed(logits.logits, heads)),
-        mock.patch.object(search, "expand", expand_without_head),
-        mock.patch.object(beam_search, "_keep", timed(beam_search._keep, spans)),
+        mock.patch.object(logits, "log_probs", timed_head(logits.log_probs)),
+        mock.patch.object(logits, "logits", timed_head(logits.logits)),
+        mock.patch.object(search, "expand", timed_expand),
+        mock.patch.object(beam_search, "_keep", timed_keep),
     ):
         yield spans
 

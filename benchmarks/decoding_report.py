@@ -56,7 +56,10 @@ def print_tables(results: dict[str, Any]) -> None:
     for entry in results["not_built"]:
         print(f"{CONTENDERS[entry['contender']]} over {entry['catalog_size']:,} items: {entry['reason']}")
     lists, rates = results["lists"], results["rates"]
-    print(f"lists: {lists['mismatches']} of {lists['users']} differ from generate's at {lists['num_beams']} beams")
+    if lists["mismatches"] is None:
+        print(f"lists: not compared with generate's in {settings['dtype']}, where scores tie; use float32")
+    else:
+        print(f"lists: {lists['mismatches']} of {lists['users']} differ from generate's at {lists['num_beams']} beams")
     print(
         f"tokens: generate runs {summary['token_ceiling']:.1f} times as many as ours; "
         f"{summary['ceiling_share']:.0%} of that ratio reached"
