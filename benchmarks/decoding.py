@@ -4,7 +4,7 @@
 
 A small model, within a minute. Without --quick: a 135M-parameter Llama-shaped model (SmolLM2's configuration, random
 weights), catalogs of 10 thousand to 10 million random items, every contender. On a GPU, for example:
-`--device cuda --dtype bfloat16 --model qwen3-1.7b --num_codebooks 3 --histories 333 --beams 50 256 --batch_sizes 1 8`.
+`--device cuda --dtype bfloat16 --model qwen3-1.7b --num_codebooks 3 --histories 332 --beams 50 256 --batch_sizes 1 8`.
 
 A step is one level of the search after the prompt: the model over the beams' tokens, the output head, the choice of
 the next beams. The constraint is trie look-up, gathering, masking and the whole selection, top-k included. Lists are
