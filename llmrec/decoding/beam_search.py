@@ -15,7 +15,7 @@ from llmrec.decoding.device_trie import DeviceTrie
 from llmrec.decoding.model_outputs import CodeLogits
 from llmrec.decoding.probe import find_way
 from llmrec.decoding.ranked_items import RankedItems, ranked_items
-from llmrec.decoding.rules import BatchRules, ItemSubsets, Rules, batch_rules
+from llmrec.decoding.rules import BatchRules, ItemSubsets, Rules, allowed_children, batch_rules
 from llmrec.decoding.selection import best, gumbel_children
 from llmrec.trie import END, Trie
 from llmrec.vocabulary import ItemVocabulary, check_catalog
@@ -167,9 +167,7 @@ class BeamSearch:
             state, beams, outputs = self._start(prompts)
             for depth in range(self.trie.num_codebooks):
                 logits = self._code_logits.logits(outputs, depth)
-                children, codes, valid = self.trie.children(beams.nodes, depth)
-                if limits is not None:
-                    valid = valid & limits.allow(children)
+                children, codes, valid = allowed_children(self.trie, beams.nodes, depth, limits)
                 scores = self._renormalized(depth, logits / temperature, codes, valid) + beams.scores.unsqueeze(-1)
                 keys = gumbel_children(beams.keys, scores, generator)
                 beams, parents, codes = _keep(depth, beams, children, codes, keys, scores, num_samples, None)

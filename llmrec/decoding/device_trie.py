@@ -1,5 +1,7 @@
 """The trie on the model's device: the two look-ups that every decoder needs, as tensor operations without a sync."""
 
+from functools import cached_property
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -38,7 +40,6 @@ class DeviceTrie:
         self.codes = self._tensor(trie.codes)
         self.item_starts = self._tensor(trie.item_starts)
         self._items = self._tensor(trie.items)
-        self.token_codes = self._token_codes(code_token_ids)
 
     def _check_tokens(self, code_token_ids: np.ndarray) -> None:
         if code_token_ids.ndim != 2 or code_token_ids.shape[0] != self.num_codebooks:
@@ -57,12 +58,13 @@ class DeviceTrie:
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.as_tensor(array, device=self.device)
 
-    def _token_codes(self, code_token_ids: np.ndarray) -> Tensor:
+    @cached_property
+    def token_codes(self) -> Tensor:
         """Code of each token id: int32 (num_codebooks, largest token id + 1), -2 where the token is no code."""
-        table = np.full((self.num_codebooks, int(code_token_ids.max()) + 1), END - 1, dtype=np.int32)
-        for level, count in enumerate(self.trie.num_codes):
-            table[level, code_token_ids[level, :count]] = np.arange(count)
-        return self._tensor(table)
+        table = torch.full((self.num_codebooks, max(int(tokens.max()) for tokens in self.code_tokens) + 1), END - 1)
+        for level, tokens in enumerate(self.code_tokens):
+            table[level, tokens.cpu()] = torch.arange(len(tokens))
+        return table.to(self.device, torch.int32)
 
     def children(self, nodes: Tensor, depth: int) -> tuple[Tensor, Tensor, Tensor]:
         """Continuations of live nodes.

@@ -5,7 +5,7 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from llmrec.decoding.device_trie import DeviceTrie
-from llmrec.decoding.rules import BatchRules
+from llmrec.decoding.rules import BatchRules, allowed_children
 
 
 class CatalogLogitsProcessor(LogitsProcessor):
@@ -58,7 +58,7 @@ class CatalogLogitsProcessor(LogitsProcessor):
         if depth >= self.trie.num_codebooks:
             masked[:, self.eos_token_id].masked_fill_(nodes >= 0, 0.0)
             return masked
-        _, codes, valid = self._children(nodes.view(-1, self.num_beams), depth)
+        _, codes, valid = allowed_children(self.trie, nodes.view(-1, self.num_beams), depth, self.limits)
         codes, valid = codes.flatten(0, 1), valid.flatten(0, 1)
         tokens = torch.where(codes >= 0, self.trie.code_tokens[depth][codes.clamp(min=0)], self.eos_token_id)
         values = torch.where(codes >= 0, scores.gather(1, tokens), 0.0).masked_fill(~valid, -torch.inf)
@@ -97,16 +97,10 @@ class CatalogLogitsProcessor(LogitsProcessor):
             nodes = self.trie.step(nodes, column, depth, self.eos_token_id)
         return nodes
 
-    def _children(self, nodes: Tensor, depth: int) -> tuple[Tensor, Tensor, Tensor]:
-        children, codes, valid = self.trie.children(nodes, depth)
-        if self.limits is not None:
-            valid = valid & self.limits.allow(children)
-        return children, codes, valid
-
     def _num_choices(self, num_prompts: int) -> Tensor:
         """How many first codes each prompt may start with: int64 (num_prompts,)."""
         root = torch.zeros(num_prompts, 1, dtype=torch.long, device=self.trie.device)
-        return self._children(root, 0)[2].sum((1, 2))
+        return allowed_children(self.trie, root, 0, self.limits)[2].sum((1, 2))
 
     def _check(self, nodes: Tensor, generated: Tensor) -> None:
         live = (nodes >= 0).sum(1)

@@ -53,14 +53,14 @@ class ModelForward:
         self, input_ids: Tensor, attention_mask: Any, position_ids: Tensor, cache: Any, last_only: bool
     ) -> tuple[Tensor, Any]:
         """States or logits (rows, columns or 1, width), and the cache."""
-        names = {"input_ids": "input_ids", "attention_mask": "attention_mask"}
         inputs: dict[str, Any] = {}
+        prefix = ""
         if self._encoded is not None and self.hidden:
             inputs |= {"encoder_hidden_states": self._encoded, "encoder_attention_mask": self._encoder_mask}
         elif self._encoded is not None:
             inputs |= {"encoder_outputs": (self._encoded,), "attention_mask": self._encoder_mask}
-            names = {name: f"decoder_{name}" for name in names}
-        inputs |= {names["input_ids"]: input_ids, names["attention_mask"]: attention_mask}
+            prefix = "decoder_"
+        inputs |= {f"{prefix}input_ids": input_ids, f"{prefix}attention_mask": attention_mask}
         if "position_ids" in self._parameters:
             inputs["position_ids"] = position_ids
         if last_only and "logits_to_keep" in self._parameters:

@@ -73,16 +73,11 @@ class _Probe(NamedTuple):
 
     def expected(self, model: PreTrainedModel) -> list[Tensor]:
         """Logits (users, beams, vocabulary) after the prompt, the first and the second level, from whole sequences."""
-        outputs = []
-        paths: tuple[list[list[int]], ...] = ([[]], [[token] for token in self.first.tolist()], self._second_paths())
-        for continuations in paths:
-            rows = [[_plain_logits(model, prompt, path) for path in continuations] for prompt in self.prompts]
-            outputs.append(torch.stack([torch.stack(row) for row in rows]))
-        return outputs
-
-    def _second_paths(self) -> list[list[int]]:
         crossed = self.first.flip(0).tolist()
-        return [[a, b] for a, b in zip(crossed, self.second.tolist(), strict=True)]
+        paths = [[a, b] for a, b in zip(crossed, self.second.tolist(), strict=True)]
+        users = [torch.stack([_plain_logits(model, prompt, path) for path in paths]) for prompt in self.prompts]
+        logits = torch.stack(users)
+        return [logits[:, :1, 0], logits[:, :, 1].flip(1), logits[:, :, 2]]
 
     def mismatch(self, model: PreTrainedModel, trie: DeviceTrie, way: SearchWay, expected: list[Tensor]) -> str | None:
         """Why ``way`` does not fit, or None."""
@@ -117,6 +112,7 @@ def _difference(model: PreTrainedModel, trie: DeviceTrie, way: SearchWay, output
 
 
 def _plain_logits(model: PreTrainedModel, prompt: list[int], path: list[int]) -> Tensor:
+    """Logits (1 + len(path), vocabulary) after the prompt and each token of ``path``."""
     inputs: dict[str, Any] = {"input_ids": torch.tensor([[*prompt, *path]], device=model.device)}
     if model.config.is_encoder_decoder:
         start = model.config.decoder_start_token_id
@@ -124,7 +120,7 @@ def _plain_logits(model: PreTrainedModel, prompt: list[int], path: list[int]) ->
             "input_ids": torch.tensor([prompt], device=model.device),
             "decoder_input_ids": torch.tensor([[start, *path]], device=model.device),
         }
-    return model(**inputs, use_cache=False).logits[0, -1]
+    return model(**inputs, use_cache=False).logits[0, -1 - len(path) :]
 
 
 def _describe(way: SearchWay) -> str:

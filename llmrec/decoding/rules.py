@@ -137,6 +137,14 @@ def batch_rules(
     return BatchRules(trie, rules, subsets) if any(rules) else None
 
 
+def allowed_children(
+    trie: DeviceTrie, nodes: Tensor, depth: int, limits: BatchRules | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``DeviceTrie.children`` of nodes (users, ...), valid only where the rules leave an item under the child."""
+    children, codes, valid = trie.children(nodes, depth)
+    return children, codes, valid if limits is None else valid & limits.allow(children)
+
+
 def _subset_row(rule: Rules | None, subsets: ItemSubsets) -> int:
     return subsets.row(rule.allow) if rule is not None and isinstance(rule.allow, str) else -1
 

@@ -31,13 +31,13 @@ class SharedPrefix:
     """
 
     def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], hidden: bool) -> None:
-        self.forward = ModelForward(model, prompts, hidden)
         config = model.config.get_text_config(decoder=True)
         self._layer_types = sorted(set(getattr(config, "layer_types", None) or []))
         # a short probe could not tell a chunk that is longer than itself
         unknown = set(self._layer_types) - {"full_attention", "sliding_attention"}
         if unknown or getattr(config, "attention_chunk_size", None):
             raise ValueError(f"layers of {sorted(unknown) or 'chunked attention'} can't share a prefix")
+        self.forward = ModelForward(model, prompts, hidden)
         self._window: int | None = getattr(config, "sliding_window", None)
         self._bool_mask = config._attn_implementation == "sdpa"
         self._dtype = model.dtype
