@@ -20,11 +20,17 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from benchmarks.decoding_contenders import CONTENDERS, Contender, Lists, Prompts, build_contender, why_not_built
+from benchmarks.decoding_contenders import (
+    CONTENDERS,
+    Contender,
+    Prompts,
+    build_contender,
+    equal_but_ties,
+    why_not_built,
+)
 from benchmarks.decoding_measure import (
     Clock,
     ModelSizes,
@@ -255,22 +261,10 @@ def compare_lists(settings: Settings, model: PreTrainedModel) -> dict[str, Any]:
         "users": len(prompts),
         "num_beams": beams,
         "invalid": ours.count_invalid(catalog) + theirs.count_invalid(catalog),
-        "mismatches": sum(_differ(ours, theirs, row) for row in range(len(prompts)))
+        "mismatches": sum(not equal_but_ties(*pair, TIE) for pair in zip(ours.scored(), theirs.scored(), strict=True))
         if settings.dtype == "float32"
         else None,
     }
-
-
-def _differ(a: Lists, b: Lists, row: int) -> bool:
-    if not np.allclose(a.scores[row], b.scores[row], atol=TIE):
-        return True
-    known = dict(zip(b.keys[row].tolist(), b.scores[row].tolist(), strict=True))
-    # an item that only one list has must tie with the other's last place
-    last = float(b.scores[row].min())
-    return any(
-        abs(score - known.get(key, last)) >= TIE
-        for key, score in zip(a.keys[row].tolist(), a.scores[row].tolist(), strict=True)
-    )
 
 
 def summary(settings: Settings, model: PreTrainedModel, results: dict[str, Any]) -> dict[str, Any]:

@@ -46,6 +46,11 @@ class Lists:
     keys: np.ndarray
     scores: np.ndarray
 
+    def scored(self) -> list["ScoredKeys"]:
+        """Keys with their scores, for each user."""
+        users = zip(self.keys.tolist(), self.scores.tolist(), strict=True)
+        return [list(zip(keys, scores, strict=True)) for keys, scores in users]
+
     def count_invalid(self, catalog: BenchmarkCatalog) -> int:
         """Entries that are in no catalog, are missing, or stand in a list a second time."""
         invalid = ~np.isin(self.keys, catalog.keys)
@@ -55,6 +60,22 @@ class Lists:
             repeated[first] = False
             invalid[row] |= repeated
         return int(invalid.sum())
+
+
+#: (key, score) of one list, best first.
+ScoredKeys = list[tuple[Any, float]]
+
+
+def equal_but_ties(a: ScoredKeys, b: ScoredKeys, tie: float) -> bool:
+    """Whether two lists agree place by place in their scores, and item by item, within ``tie``."""
+    if len(a) != len(b):
+        return False
+    known = dict(b)
+    # an item that only one list has must tie with the other's last place
+    last = b[-1][1]
+    return all(abs(score - known.get(key, last)) < tie for key, score in a) and all(
+        abs(x - y) < tie for (_, x), (_, y) in zip(a, b, strict=True)
+    )
 
 
 @dataclass(frozen=True)

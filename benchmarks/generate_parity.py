@@ -19,19 +19,16 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from benchmarks.decoding_contenders import AllowedTokens, generate, nested_dictionary
+from benchmarks.decoding_contenders import AllowedTokens, ScoredKeys, equal_but_ties, generate, nested_dictionary
+from benchmarks.score_kinds import make_recommender
 from llmrec.atomic import write_json
 from llmrec.dataset import RecDataset
 from llmrec.decoding.beam_search import BeamSearch
 from llmrec.hub import load_checkpoint
-from llmrec.prompts.history import history_prompt
-from llmrec.prompts.lcrec import seqrec_prompt
-from llmrec.prompts.renderer import SegmentRenderer
-from llmrec.vocabulary import ItemVocabulary
 
 TIE = 1e-4
 
-Lists = list[list[tuple[tuple[int, ...], float]]]  # for each user, (item tokens, score), best first
+Lists = list[ScoredKeys]  # for each user; a key is the item's tokens
 
 
 def main() -> None:
@@ -44,11 +41,11 @@ def main() -> None:
     parser.add_argument("--output", default="benchmarks/results/generate_parity.json")
     args = parser.parse_args()
     checkpoint, dataset = load_checkpoint(args.checkpoint), RecDataset.load(args.dataset_dir)
-    vocabulary = ItemVocabulary(checkpoint.tokenizer, checkpoint.catalog.codebook_sizes)
-    renderer = SegmentRenderer(checkpoint.catalog, vocabulary)
-    wording = history_prompt if checkpoint.config["history_loss"] == "all" else seqrec_prompt
+    recommender = make_recommender(checkpoint, args.num_beams, "vocabulary")
+    vocabulary = recommender.renderer.vocabulary
     histories = [*dataset.test["history"].to_pylist(), *dataset.valid["history"].to_pylist()][: args.num_users]
-    prompts = [renderer(wording(history[-checkpoint.config["max_history"] :])) for history in histories]
+    rows = [checkpoint.catalog.rows_of(history) for history in histories]
+    prompts = [recommender.prompt_tokens(history, is_encoder_decoder=False) for history in rows]
     prompts.sort(key=len, reverse=True)
     batches = [prompts[start : start + args.batch_size] for start in range(0, len(prompts), args.batch_size)]
     item_tokens = vocabulary.item_token_ids(checkpoint.catalog.semantic_ids)
@@ -110,18 +107,11 @@ def generate_lists(
     ]
 
 
-def same_lists(a: list[tuple[tuple[int, ...], float]], b: list[tuple[tuple[int, ...], float]], tie: float) -> bool:
+def same_lists(a: ScoredKeys, b: ScoredKeys, tie: float) -> bool:
     """Whether two lists hold the same items in the same order, but for swaps of scores closer than ``tie``."""
     if [item for item, _ in a] == [item for item, _ in b]:
         return True
-    if tie == 0.0 or len(a) != len(b):
-        return False
-    scores = dict(b)
-    # an item that only one list has must tie with the other list's last place
-    last = b[-1][1]
-    return all(abs(score - scores.get(item, last)) < tie for item, score in a) and all(
-        abs(x - y) < tie for (_, x), (_, y) in zip(a, b, strict=True)
-    )
+    return tie > 0.0 and equal_but_ties(a, b, tie)
 
 
 if __name__ == "__main__":
