@@ -1,0 +1,137 @@
+"""What the server asks of an engine, whichever runtime is under it."""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from llmrec.catalog import Catalog
+from llmrec.decoding.rules import Rules
+from llmrec.decoding.trace import TracedBeam
+from llmrec.prompts.renderer import SegmentRenderer
+
+
+@dataclass(frozen=True)
+class RankRequest:
+    """One list of items to rank.
+
+    Args:
+        prompt: token ids, one or more.
+        num_beams: search width.
+        k: list length, at most ``num_beams``.
+        rules: what may be recommended.
+        max_per_first_code: at most so many items whose semantic IDs start with the same code.
+        trace: whether to return the beam tree too.
+    """
+
+    prompt: Sequence[int]
+    num_beams: int
+    k: int
+    rules: Rules | None = None
+    max_per_first_code: int | None = None
+    trace: bool = False
+
+
+@dataclass(frozen=True)
+class RankedList:
+    """The answer to a ``RankRequest``.
+
+    Attributes:
+        items: item indices, best first, all different; fewer than k where rules or beams left no more.
+        scores: log-probability of each item's semantic ID.
+        code_log_probs: for each item, the log-probability of each of its codes; they sum to its score.
+        levels: for each level of the semantic IDs, the beams that lived on and those that were cut there; None unless
+            the request asked for a trace.
+    """
+
+    items: list[int]
+    scores: list[float]
+    code_log_probs: list[list[float]]
+    levels: list[list[TracedBeam]] | None = None
+
+
+@dataclass(frozen=True)
+class TextRequest:
+    """Free text to write: nothing constrains it to the catalogue.
+
+    Args:
+        prompt: token ids, one or more.
+        max_tokens: at most so many are written.
+        temperature: 0 is greedy.
+        top_p: nucleus.
+        seed: of the sampling; None draws one.
+        stop: strings that end the text and are not part of it.
+    """
+
+    prompt: Sequence[int]
+    max_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class TextChunk:
+    """A piece of a text as it is written.
+
+    Attributes:
+        text: what follows the pieces before; may be empty.
+        num_tokens: tokens written since the piece before.
+        finish_reason: None until the last piece; ``stop`` for an end token or stop string, ``length`` for max_tokens.
+    """
+
+    text: str
+    num_tokens: int
+    finish_reason: Literal["stop", "length"] | None = None
+
+
+@dataclass(frozen=True)
+class LoadedCatalog:
+    """A catalogue ready to be searched; engines keep what they need of it in subclasses.
+
+    Requests hold on to the one they started with, so that a reload never mixes two.
+    """
+
+    catalog: Catalog
+    renderer: SegmentRenderer
+
+
+class Engine(ABC):
+    """A model behind an interface of coroutines. One event loop owns it.
+
+    Attributes:
+        name: ``transformers`` or ``vllm``.
+        max_prompt_tokens: longest prompt that leaves room for a semantic ID, or None where nothing limits it.
+    """
+
+    name: str
+    max_prompt_tokens: int | None = None
+
+    @abstractmethod
+    async def start(self) -> None:
+        """Load the model."""
+
+    @abstractmethod
+    async def load(self, catalog: Catalog) -> LoadedCatalog:
+        """Get ``catalog`` ready beside those that are in use.
+
+        Raises:
+            DataError, ValueError: if model and catalogue do not belong together.
+        """
+
+    @abstractmethod
+    async def rank(self, loaded: LoadedCatalog, request: RankRequest) -> RankedList:
+        """Rank items of ``loaded``.
+
+        Raises:
+            ValueError: if the request is not one that the search can answer; the message is fit for the client.
+        """
+
+    @abstractmethod
+    def generate(self, request: TextRequest) -> AsyncIterator[TextChunk]:
+        """Write free text. Closing the iterator early stops the work."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """Finish what is in flight and release the model."""
