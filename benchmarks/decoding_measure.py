@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from llmrec.decoding import beam_search
 from llmrec.decoding.beam_search import BeamSearch
+from llmrec.decoding.beam_walk import BeamWalk
 
 _RESET_PEAK = "5"  # proc(5): resets the high-water mark of resident memory
 
@@ -94,6 +94,7 @@ def timed_search(search: BeamSearch, clock: Clock) -> Iterator[list[tuple[Any, A
     """Start and end marks of what is constraint in a search: all from the look-up to the choice, but the head."""
     spans: list[tuple[Any, Any]] = []
     heads: list[tuple[Any, Any]] = []
+    starts: list[Any] = []
 
     def timed_head(work: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any) -> Any:
@@ -104,24 +105,22 @@ def timed_search(search: BeamSearch, clock: Clock) -> Iterator[list[tuple[Any, A
 
         return call
 
-    expand, keep, logits = search.expand, beam_search._keep, search._code_logits
+    children, keep, logits = BeamWalk.children, BeamWalk.keep, search._code_logits
 
-    def timed_expand(*args: Any) -> Any:
-        start = clock.mark()
-        result = expand(*args)
-        spans.append((start, heads[-1][0]))
-        return result
+    def timed_children(walk: BeamWalk) -> Any:
+        starts.append(clock.mark())
+        return children(walk)
 
-    def timed_keep(*args: Any) -> Any:
-        result = keep(*args)
-        spans.append((heads[-1][1], clock.mark()))
+    def timed_keep(walk: BeamWalk, *args: Any) -> Any:
+        result = keep(walk, *args)
+        spans.extend([(starts[-1], heads[-1][0]), (heads[-1][1], clock.mark())])
         return result
 
     with (
         mock.patch.object(logits, "log_probs", timed_head(logits.log_probs)),
         mock.patch.object(logits, "logits", timed_head(logits.logits)),
-        mock.patch.object(search, "expand", timed_expand),
-        mock.patch.object(beam_search, "_keep", timed_keep),
+        mock.patch.object(BeamWalk, "children", timed_children),
+        mock.patch.object(BeamWalk, "keep", timed_keep),
     ):
         yield spans
 

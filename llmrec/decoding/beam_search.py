@@ -2,8 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from math import ceil
 from typing import Any, Literal
 
 import torch
@@ -11,12 +9,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from llmrec.catalog import Catalog
+from llmrec.decoding.beam_walk import Beams, BeamWalk, Children, keep
 from llmrec.decoding.device_trie import DeviceTrie
 from llmrec.decoding.model_outputs import CodeLogits
 from llmrec.decoding.probe import find_way
 from llmrec.decoding.ranked_items import RankedItems, ranked_items
-from llmrec.decoding.rules import BatchRules, ItemSubsets, Rules, allowed_children, batch_rules
-from llmrec.decoding.selection import best, gumbel_children
+from llmrec.decoding.rules import ItemSubsets, Rules, allowed_children, batch_rules
+from llmrec.decoding.selection import gumbel_children
+from llmrec.decoding.trace import BeamTrace
 from llmrec.trie import END, Trie
 from llmrec.vocabulary import ItemVocabulary, check_catalog
 
@@ -24,16 +24,6 @@ ScoreKind = Literal["vocabulary", "catalog"]
 
 #: Chosen by validation on two datasets and two seeds (docs/decoding.md).
 DEFAULT_SCORES: ScoreKind = "vocabulary"
-
-
-@dataclass
-class _Beams:
-    """Live prefixes of one depth, each of shape (users, beams); where a user has fewer, nodes are -1, the rest -inf."""
-
-    nodes: Tensor
-    keys: Tensor  # what beams are ranked by
-    scores: Tensor  # log-probabilities
-    first_codes: Tensor
 
 
 class BeamSearch:
@@ -101,6 +91,7 @@ class BeamSearch:
         k: int | None = None,
         rules: Sequence[Rules | None] | None = None,
         max_per_first_code: int | None = None,
+        trace: BeamTrace | None = None,
     ) -> RankedItems:
         """Rank items for a batch of users.
 
@@ -109,8 +100,8 @@ class BeamSearch:
             num_beams: search width. With as many beams as items the ranking is exact.
             k: list length, at most ``num_beams`` (the default).
             rules: what each user may get.
-            max_per_first_code: at most so many items whose semantic IDs start with the same code. While prefixes are
-                short, no first code may hold more beams than leave room for enough others to fill ``k`` places.
+            max_per_first_code: at most so many items whose semantic IDs start with the same code, as in ``BeamWalk``.
+            trace: collects the beam tree, where given.
 
         Raises:
             ValueError: if a number is out of range, a prompt is empty or longer than the model's positions, or a rule
@@ -118,22 +109,16 @@ class BeamSearch:
         """
         k = num_beams if k is None else k
         self._check(prompts, num_beams, k)
-        if max_per_first_code is not None and max_per_first_code < 1:
-            raise ValueError(f"max_per_first_code is {max_per_first_code}; it needs 1 or more.")
         limits = batch_rules(self.trie, rules, self.subsets, len(prompts))
-        caps: list[int | None] = [None] * self.trie.num_codebooks
-        if max_per_first_code is not None:
-            caps = [max(1, num_beams // ceil(k / max_per_first_code))] * self.trie.num_codebooks
-            caps[-1] = max_per_first_code
-
+        walk = BeamWalk(self.trie, len(prompts), num_beams, k, limits, max_per_first_code, trace)
         with searching(self.model):
-            state, beams, outputs = self._start(prompts)
-            for depth in range(self.trie.num_codebooks):
-                children, codes, log_probs = self.expand(depth, beams.nodes, outputs, limits)
-                scores = beams.scores.unsqueeze(-1) + log_probs
-                beams, parents, codes = _keep(depth, beams, children, codes, scores, scores, num_beams, caps[depth])
+            state = self.way.state(self.model, prompts, self.way.hidden)
+            outputs = state.prefill()
+            while not walk.finished:
+                depth, children = walk.depth, walk.children()
+                codes, parents = walk.keep(children, self._log_probs(depth, outputs, children))
                 outputs = self._advance(state, depth, codes, parents)
-        return ranked_items(self.trie, beams.nodes, beams.scores, k, limits, beams.first_codes, max_per_first_code)
+        return walk.ranked()
 
     def sample(
         self,
@@ -164,40 +149,26 @@ class BeamSearch:
             raise ValueError(f"temperature is {temperature}; it must be above 0.")
         limits = batch_rules(self.trie, rules, self.subsets, len(prompts))
         with searching(self.model):
-            state, beams, outputs = self._start(prompts)
+            state, beams = (
+                self.way.state(self.model, prompts, self.way.hidden),
+                Beams.roots(len(prompts), self.trie.device),
+            )
+            outputs = state.prefill()
             for depth in range(self.trie.num_codebooks):
                 logits = self._code_logits.logits(outputs, depth)
                 children, codes, valid = allowed_children(self.trie, beams.nodes, depth, limits)
                 scores = self._renormalized(depth, logits / temperature, codes, valid) + beams.scores.unsqueeze(-1)
                 keys = gumbel_children(beams.keys, scores, generator)
-                beams, parents, codes = _keep(depth, beams, children, codes, keys, scores, num_samples, None)
+                beams, parents, codes = keep(depth, beams, children, codes, keys, scores, num_samples, None)
                 outputs = self._advance(state, depth, codes, parents)
         return ranked_items(self.trie, beams.nodes, beams.scores, num_samples, limits, groups=beams.nodes, per_group=1)
 
-    def expand(
-        self, depth: int, nodes: Tensor, outputs: Tensor, limits: BatchRules | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Continuations of all beams: (child nodes, codes, log-probabilities), each (users, beams, widest branching).
-
-        Args:
-            depth: length of the prefixes so far.
-            nodes: int64 (users, beams), -1 for dead beams.
-            outputs: what the model gave after them, (users, beams, width).
-            limits: of this batch.
-        """
-        children, codes, valid = self.trie.children(nodes, depth)
+    def _log_probs(self, depth: int, outputs: Tensor, children: Children) -> Tensor:
+        """Log-probabilities of continuations (users, beams, widest branching), from outputs (users, beams, width)."""
         if self.scores == "catalog":
-            log_probs = self._renormalized(depth, self._code_logits.logits(outputs, depth), codes, valid)
-        else:
-            log_probs = self._gather(depth, self._code_logits.log_probs(outputs, depth), codes)
-        if limits is not None:
-            valid = valid & limits.allow(children)
-        return children, codes, log_probs.masked_fill(~valid, -torch.inf)
-
-    def _start(self, prompts: Sequence[Sequence[int]]) -> tuple[Any, _Beams, Tensor]:
-        state = self.way.state(self.model, prompts, self.way.hidden)
-        zeros = torch.zeros(len(prompts), 1, device=self.trie.device)
-        return state, _Beams(zeros.long(), zeros, zeros, zeros.long()), state.prefill()
+            logits = self._code_logits.logits(outputs, depth)
+            return self._renormalized(depth, logits, children.codes, children.valid)
+        return self._gather(depth, self._code_logits.log_probs(outputs, depth), children.codes)
 
     def _advance(self, state: Any, depth: int, codes: Tensor, parents: Tensor) -> Tensor:
         """Outputs after the chosen codes; the last level needs none."""
@@ -249,26 +220,3 @@ def searching(model: PreTrainedModel) -> Iterator[None]:
             yield
     finally:
         model.train(was_training)
-
-
-def _keep(
-    depth: int,
-    beams: _Beams,
-    children: Tensor,
-    codes: Tensor,
-    keys: Tensor,
-    scores: Tensor,
-    count: int,
-    per_first_code: int | None,
-) -> tuple[_Beams, Tensor, Tensor]:
-    """The candidates (users, beams, branching) that live on: (new beams, their parents, their codes)."""
-    first_codes = codes if depth == 0 else beams.first_codes.unsqueeze(-1).expand_as(codes)
-    chosen, index = best(keys.flatten(1), count, first_codes.flatten(1), per_first_code)
-    live = chosen > -torch.inf
-    kept = _Beams(
-        torch.where(live, children.flatten(1).gather(1, index), -1),
-        chosen,
-        chosen if keys is scores else scores.flatten(1).gather(1, index),
-        first_codes.flatten(1).gather(1, index),
-    )
-    return kept, index // codes.shape[-1], codes.flatten(1).gather(1, index)

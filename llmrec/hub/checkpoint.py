@@ -10,6 +10,7 @@ import shutil
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -44,7 +45,6 @@ class Checkpoint:
 
     Args:
         folder: where its files lie, Hub downloads included.
-        model: in evaluation mode.
         tokenizer: with the item tokens.
         catalog: the one that the model was trained with.
         config: the resolved config of the run.
@@ -53,12 +53,16 @@ class Checkpoint:
     """
 
     folder: Path
-    model: "PreTrainedModel"
     tokenizer: "PreTrainedTokenizerBase"
     catalog: Catalog
     config: dict[str, Any]
     prompts: dict[str, Any]
     method: str
+
+    @cached_property
+    def model(self) -> "PreTrainedModel":
+        """The model, loaded when it is first asked for: on the CPU, in evaluation mode, in the precision it has."""
+        return auto_model_class(self.folder).from_pretrained(self.folder, dtype="auto", use_safetensors=True).eval()
 
 
 def save_checkpoint(
@@ -145,15 +149,15 @@ def resolve_checkpoint(name_or_path: str | Path, revision: str | None = None) ->
 
 
 def load_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Checkpoint:
-    """Load model, tokenizer and catalog, and check that they belong together.
-
-    The model is on the CPU, in the precision it was saved in.
+    """Load tokenizer and catalog, and check that they and the model belong together; weights come when asked for.
 
     Raises:
         FileNotFoundError: if there is no such checkpoint, or it is not one of llmrec's.
         DataError: if its catalog is not the one that the model was trained with.
     """
-    from transformers import AutoTokenizer  # noqa: PLC0415 -- brings torch: seconds that pushing a dataset saves
+    from transformers import AutoConfig, AutoTokenizer  # noqa: PLC0415 -- torch: seconds that pushing a dataset saves
+
+    from llmrec.vocabulary import check_catalog  # noqa: PLC0415 -- as above
 
     folder = resolve_checkpoint(name_or_path, revision)
     if not (folder / INFO_FILE).is_file():
@@ -164,11 +168,9 @@ def load_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Ch
     info = json.loads((folder / INFO_FILE).read_text())
     catalog = Catalog.load(folder)
     catalog.check_fingerprint(info["catalog_fingerprint"], str(folder / INFO_FILE))
-    model_class = auto_model_class(folder)
-    model = model_class.from_pretrained(folder, dtype="auto", use_safetensors=True)
+    check_catalog(AutoConfig.from_pretrained(folder), catalog)
     return Checkpoint(
         folder=folder,
-        model=model.eval(),
         tokenizer=AutoTokenizer.from_pretrained(folder),
         catalog=catalog,
         config=info["config"],

@@ -1,0 +1,177 @@
+"""The checkpoint behind a server: what belongs together, checked before any weight is loaded."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from llmrec.catalog import Catalog
+from llmrec.decoding.beam_search import ScoreKind
+from llmrec.evaluation.recommender import Recommender
+from llmrec.hub import Checkpoint, load_checkpoint
+from llmrec.prompts.history import history_prompt
+from llmrec.prompts.lcrec import seqrec_prompt
+from llmrec.prompts.renderer import SegmentRenderer
+from llmrec.prompts.segments import Segment
+from llmrec.serving.engine import Engine
+from llmrec.vocabulary import ItemVocabulary
+
+EngineKind = Literal["transformers", "vllm"]
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """How a model is run.
+
+    Args:
+        scores: what beams are ranked by; None takes what the checkpoint was validated with.
+        device: of the transformers engine: ``auto`` takes a GPU where there is one.
+        dtype: ``auto`` keeps the precision that the checkpoint was saved in.
+        max_batch_size: lists that the transformers engine ranks at a time.
+        max_num_beams: widest search that the vLLM engine gets ready for.
+        tensor_parallel_size: GPUs that vLLM splits the model over.
+        data_parallel_size: copies of the model that vLLM spreads requests over.
+        beam_search: of the vLLM engine: ours, or vLLM's stock loop for comparison.
+    """
+
+    scores: ScoreKind | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+    max_batch_size: int = 32
+    max_num_beams: int = 100
+    tensor_parallel_size: int = 1
+    data_parallel_size: int = 1
+    beam_search: Literal["llmrec", "stock"] = "llmrec"
+
+
+@dataclass(frozen=True)
+class ServedCheckpoint:
+    """A checkpoint whose model, tokenizer and catalogue were found to belong together.
+
+    Args:
+        name: last part of the folder's or the Hub's name.
+        checkpoint: its files.
+        vocabulary: item tokens in its tokenizer.
+    """
+
+    name: str
+    checkpoint: Checkpoint
+    vocabulary: ItemVocabulary
+
+    @property
+    def folder(self) -> Path:
+        return self.checkpoint.folder
+
+    @property
+    def catalog(self) -> Catalog:
+        return self.checkpoint.catalog
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.checkpoint.tokenizer
+
+    @property
+    def method(self) -> str:
+        return self.checkpoint.method
+
+    @cached_property
+    def model_config(self) -> PreTrainedConfig:
+        return AutoConfig.from_pretrained(self.folder)
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        return bool(self.model_config.is_encoder_decoder)
+
+    @property
+    def prompt(self) -> Callable[[Sequence[str]], list[Segment]]:
+        """Segments that ask for the item after a history of item ids, worded as in training."""
+        return history_prompt if self.checkpoint.config["history_loss"] == "all" else seqrec_prompt
+
+    @property
+    def max_history(self) -> int:
+        return self.checkpoint.config["max_history"]
+
+    @property
+    def num_beams(self) -> int:
+        """The width that the checkpoint was validated with."""
+        return self.checkpoint.config["num_beams"]
+
+    @property
+    def scores(self) -> ScoreKind:
+        return self.checkpoint.config["beam_scores"]
+
+    def load_model(self) -> PreTrainedModel:
+        """The model on the CPU, in the precision it was saved in."""
+        return self.checkpoint.model
+
+    def renderer(self, catalog: Catalog) -> SegmentRenderer:
+        """Renders prompts over ``catalog``, which has the codebooks that the model was trained with.
+
+        Raises:
+            ValueError: if the tokenizer lacks a code's token.
+        """
+        vocabulary = self.vocabulary
+        if catalog.codebook_sizes != vocabulary.codebook_sizes:
+            vocabulary = ItemVocabulary(self.tokenizer, catalog.codebook_sizes)
+        return SegmentRenderer(catalog, vocabulary)
+
+    def recommender(self, num_beams: int | None = None, scores: ScoreKind | None = None) -> Recommender:
+        """The recommender that the checkpoint was validated with, but for what is given."""
+        return Recommender(
+            self.renderer(self.catalog),
+            self.prompt,
+            self.max_history,
+            num_beams or self.num_beams,
+            self.checkpoint.config["per_device_eval_batch_size"],
+            scores or self.scores,
+        )
+
+    def prompt_tokens(self, renderer: SegmentRenderer, history: Sequence[str]) -> list[int]:
+        """Token ids that ask for the item after ``history`` (item ids, oldest first; the latest ``max_history``)."""
+        tokens = renderer(self.prompt(history[-self.max_history :]))
+        return [*tokens, renderer.eos_token_id] if self.is_encoder_decoder else tokens
+
+
+def open_served(name_or_path: str, revision: str | None = None) -> ServedCheckpoint:
+    """Open a checkpoint for serving, from a folder or the Hub.
+
+    Raises:
+        FileNotFoundError: if there is no such checkpoint.
+        DataError, ValueError: if model, tokenizer and catalogue do not belong together.
+    """
+    checkpoint = load_checkpoint(name_or_path, revision)
+    vocabulary = ItemVocabulary(checkpoint.tokenizer, checkpoint.catalog.codebook_sizes)
+    served = ServedCheckpoint(Path(name_or_path).name or "llmrec", checkpoint, vocabulary)
+    rows = served.model_config.get_text_config().vocab_size
+    if max(vocabulary.new_token_ids) >= rows:
+        raise ValueError(
+            f"{checkpoint.folder}: the tokenizer's item tokens go up to {max(vocabulary.new_token_ids)}, but the model "
+            f"has {rows} rows. Tokenizer and weights are of different runs: save the checkpoint again."
+        )
+    return served
+
+
+def default_engine(checkpoint: ServedCheckpoint) -> EngineKind:
+    """``vllm`` where it is installed and runs the model, else ``transformers``."""
+    installed = find_spec("vllm") is not None
+    return "vllm" if installed and not checkpoint.is_encoder_decoder else "transformers"
+
+
+def make_engine(kind: EngineKind, checkpoint: ServedCheckpoint, options: EngineOptions) -> Engine:
+    """The engine ``kind`` over a checkpoint, not started yet.
+
+    Raises:
+        ImportError: if vLLM is asked for and not installed.
+        ValueError: if vLLM can't run this model.
+    """
+    if kind == "transformers":
+        from llmrec.serving.transformers_engine import TransformersEngine  # noqa: PLC0415 -- one engine is imported
+
+        return TransformersEngine(checkpoint, options)
+    from llmrec.serving.vllm_engine import VllmEngine  # noqa: PLC0415 -- vllm is an extra
+
+    return VllmEngine(checkpoint, options)

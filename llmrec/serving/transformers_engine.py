@@ -1,0 +1,165 @@
+"""The engine in this process: our beam search with dynamic batching, and free text through ``generate``."""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import torch
+from transformers import PreTrainedModel
+
+from llmrec.catalog import Catalog
+from llmrec.decoding.beam_search import BeamSearch
+from llmrec.decoding.device_trie import DeviceTrie
+from llmrec.decoding.trace import BeamTrace
+from llmrec.serving.checkpoint import EngineOptions, ServedCheckpoint
+from llmrec.serving.engine import Engine, LoadedCatalog, RankedList, RankRequest, TextChunk, TextRequest
+from llmrec.serving.text_generation import TextGeneration
+from llmrec.trie import Trie
+
+
+@dataclass(frozen=True)
+class _Searched(LoadedCatalog):
+    search: BeamSearch
+
+
+@dataclass
+class _Pending:
+    loaded: _Searched
+    request: RankRequest
+    answer: "asyncio.Future[RankedList]"
+
+    @property
+    def key(self) -> tuple[int, int, int | None, int | None]:
+        """Requests that agree in it can run as one batch: only the cap on a first code depends on the list length."""
+        request = self.request
+        k = None if request.max_per_first_code is None else request.k
+        return id(self.loaded), request.num_beams, k, request.max_per_first_code
+
+
+class TransformersEngine(Engine):
+    """Ranks in one thread, batch after batch, and writes text in another.
+
+    What arrives while a batch runs makes up the next one: an idle server answers at once, a busy one in full batches.
+
+    Args:
+        checkpoint: to serve.
+        options: of these, ``scores``, ``device``, ``dtype`` and ``max_batch_size``.
+    """
+
+    name = "transformers"
+
+    def __init__(self, checkpoint: ServedCheckpoint, options: EngineOptions) -> None:
+        self._checkpoint = checkpoint
+        self._options = options
+        self._waiting: deque[_Pending] = deque()
+        self._arrived = asyncio.Event()
+        self._ranking = ThreadPoolExecutor(1, thread_name_prefix="rank")
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="write")
+        self._loop: asyncio.Task[None] | None = None
+        config = checkpoint.model_config
+        positions = None if checkpoint.is_encoder_decoder else getattr(config, "max_position_embeddings", None)
+        self.max_prompt_tokens = None if positions is None else positions - checkpoint.catalog.num_codebooks + 1
+
+    async def start(self) -> None:
+        self._model = await asyncio.to_thread(self._load_model)
+        self._loop = asyncio.create_task(self._run())
+
+    async def load(self, catalog: Catalog) -> LoadedCatalog:
+        return await asyncio.to_thread(self._load_catalog, catalog)
+
+    async def rank(self, loaded: LoadedCatalog, request: RankRequest) -> RankedList:
+        assert isinstance(loaded, _Searched)
+        answer = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Pending(loaded, request, answer))
+        self._arrived.set()
+        return await answer
+
+    async def generate(self, request: TextRequest) -> AsyncIterator[TextChunk]:
+        generation = TextGeneration(self._model, self._checkpoint.tokenizer, request)
+        async with aclosing(generation.run(self._writing)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    async def close(self) -> None:
+        while self._waiting:
+            await asyncio.sleep(0.01)
+        if self._loop is not None:
+            self._loop.cancel()
+        await asyncio.to_thread(self._ranking.shutdown)
+        await asyncio.to_thread(self._writing.shutdown)
+
+    def _load_model(self) -> PreTrainedModel:
+        device, dtype = self._options.device, self._options.dtype
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = self._checkpoint.load_model()
+        return model.to(device, None if dtype == "auto" else getattr(torch, dtype))
+
+    def _load_catalog(self, catalog: Catalog) -> _Searched:
+        renderer = self._checkpoint.renderer(catalog)
+        trie = Trie.from_semantic_ids(catalog.semantic_ids)
+        device_trie = DeviceTrie(trie, renderer.vocabulary.code_token_ids, self._model.device)
+        search = BeamSearch(self._model, device_trie, self._options.scores or self._checkpoint.scores)
+        return _Searched(catalog, renderer, search)
+
+    async def _run(self) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            while self._waiting:
+                batch = self._take_batch()
+                await asyncio.get_running_loop().run_in_executor(self._ranking, _rank_batch, batch)
+
+    def _take_batch(self) -> list[_Pending]:
+        """The oldest request and those behind it that can run with it."""
+        key = self._waiting[0].key
+        batch = [pending for pending in self._waiting if pending.key == key][: self._options.max_batch_size]
+        taken = set(map(id, batch))
+        self._waiting = deque(pending for pending in self._waiting if id(pending) not in taken)
+        return [pending for pending in batch if not pending.answer.done()]
+
+
+def _rank_batch(batch: Sequence[_Pending]) -> None:
+    """Answer every request; where a batch fails, one by one, so that a bad request fails alone."""
+    if not batch:
+        return
+    loop = batch[0].answer.get_loop()
+    try:
+        answers: Sequence[RankedList | Exception] = _search(batch)
+    except Exception as error:
+        if len(batch) > 1:
+            for pending in batch:
+                _rank_batch([pending])
+            return
+        answers = [error]
+    for pending, answer in zip(batch, answers, strict=True):
+        loop.call_soon_threadsafe(_resolve, pending.answer, answer)
+
+
+def _resolve(future: "asyncio.Future[RankedList]", answer: RankedList | Exception) -> None:
+    if future.done():  # the client went away
+        return
+    if isinstance(answer, Exception):
+        future.set_exception(answer)
+    else:
+        future.set_result(answer)
+
+
+def _search(batch: Sequence[_Pending]) -> list[RankedList]:
+    search, first = batch[0].loaded.search, batch[0].request
+    trace = BeamTrace()
+    k = max(pending.request.k for pending in batch)
+    prompts = [pending.request.prompt for pending in batch]
+    rules = [pending.request.rules for pending in batch]
+    ranked = search(prompts, first.num_beams, k, rules, first.max_per_first_code, trace)
+    code_log_probs = trace.code_log_probs(search.trie, ranked.items).tolist()
+    rows = zip(batch, ranked.items.tolist(), ranked.scores.tolist(), code_log_probs, strict=True)
+    answers = []
+    for row, (pending, items, scores, log_probs) in enumerate(rows):
+        count = sum(item >= 0 for item in items[: pending.request.k])
+        levels = trace.levels(search.trie, row, first.num_beams) if pending.request.trace else None
+        answers.append(RankedList(items[:count], scores[:count], log_probs[:count], levels))
+    return answers
