@@ -1,0 +1,107 @@
+"""The HTTP application of ``llmrec serve``."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from importlib.resources import files
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI
+from fastapi.responses import Response
+from fastapi.security import HTTPBearer
+
+from llmrec.serving.access_log import AccessLog
+from llmrec.serving.auth import KeyCheck
+from llmrec.serving.catalog_routes import catalog_router
+from llmrec.serving.chat import chat_router, models_router
+from llmrec.serving.checkpoint import ServedCheckpoint
+from llmrec.serving.completions import completions_router
+from llmrec.serving.engine import Engine
+from llmrec.serving.errors import ApiError, add_error_handlers, error_responses
+from llmrec.serving.limits import BodyLimit
+from llmrec.serving.protocol import Health
+from llmrec.serving.recommendations import recommendations_router
+from llmrec.serving.service import Service
+from llmrec.serving.settings import ServerSettings
+
+_MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+
+_PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+def create_app(checkpoint: ServedCheckpoint, engine: Engine, settings: ServerSettings) -> FastAPI:
+    """The application; the engine starts and stops with it.
+
+    Args:
+        checkpoint: to serve.
+        engine: over it, not started yet.
+        settings: limits and keys; where it listens is the server's business.
+    """
+    service = Service(checkpoint, engine, settings)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with service.running():
+            yield
+
+    app = FastAPI(
+        title="llmrec",
+        version=version("llmrec"),
+        description="Recommendations from a fine-tuned language model, constrained to its catalogue.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+        docs_url=None,  # these pages load scripts from elsewhere
+        redoc_url=None,
+    )
+    add_error_handlers(app)
+    # the middleware has refused wrong keys by then: this tells the OpenAPI document of them
+    with_key = [Depends(HTTPBearer(auto_error=False, description="One of the server's keys, where it has any."))]
+    for router in (recommendations_router, catalog_router, completions_router, chat_router, models_router):
+        app.include_router(router(service), dependencies=with_key)
+    app.include_router(_metrics_router(service), dependencies=with_key)
+    app.include_router(_open_router())
+    # the last one added is the first to see a request
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
+    app.add_middleware(KeyCheck, api_keys=settings.api_keys, admin_key=settings.admin_key)
+    app.add_middleware(AccessLog, telemetry=service.telemetry, engine=engine.name)
+    return app
+
+
+def _metrics_router(service: Service) -> APIRouter:
+    router = APIRouter()
+    text: dict[int | str, dict[str, Any]] = {200: {"content": {"text/plain": {"schema": {"type": "string"}}}}}
+
+    @router.get("/metrics", response_class=Response, responses={**text, **error_responses(400, 401, 413)})
+    def metrics() -> Response:
+        return Response(service.telemetry.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    return router
+
+
+def _open_router() -> APIRouter:
+    """What needs no key: health, and the page, which holds no data itself."""
+    router = APIRouter()
+    folder = files("llmrec.serving") / "page"
+    page = {entry.name: entry for entry in folder.iterdir() if entry.is_file()} if folder.is_dir() else {}
+
+    @router.get("/health", responses=error_responses(400, 413), summary="Whether the server is up")
+    async def health() -> Health:
+        return Health()
+
+    @router.get("/", include_in_schema=False)
+    def index() -> Response:
+        return page_file("index.html")
+
+    @router.get("/page/{name}", include_in_schema=False)
+    def page_file(name: str) -> Response:
+        suffix = name[name.rfind(".") :]
+        if name not in page or suffix not in _MEDIA_TYPES:
+            raise ApiError(404, "The page has no such file.")
+        return Response(page[name].read_bytes(), media_type=_MEDIA_TYPES[suffix], headers=_PAGE_HEADERS)
+
+    return router

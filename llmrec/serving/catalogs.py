@@ -1,0 +1,193 @@
+"""The catalogue that is served: one reference, swapped whole. A request takes it once and never sees another."""
+
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from llmrec.catalog import Catalog
+from llmrec.schema import DataError
+from llmrec.serving.checkpoint import ServedCheckpoint
+from llmrec.serving.engine import Engine, LoadedCatalog, RankRequest
+from llmrec.serving.telemetry import Telemetry
+from llmrec.trie import Trie
+from llmrec.vocabulary import code_token
+
+
+@dataclass(frozen=True)
+class ServedCatalog:
+    """A catalogue as requests see it.
+
+    Args:
+        loaded: ready to be searched by the engine.
+        trie: its semantic IDs, to check rules before they are queued.
+        lower_titles: titles in lower case, to search in.
+    """
+
+    loaded: LoadedCatalog
+    trie: Trie
+    lower_titles: pa.ChunkedArray
+
+    @classmethod
+    def of(cls, loaded: LoadedCatalog) -> "ServedCatalog":
+        """Index what the engine has loaded."""
+        trie = Trie.from_semantic_ids(loaded.catalog.semantic_ids)
+        _ = loaded.catalog.fingerprint, loaded.catalog.item_index, loaded.catalog.titles  # now, not in a request
+        return cls(loaded, trie, pc.utf8_lower(loaded.catalog.items["title"]))
+
+    @property
+    def catalog(self) -> Catalog:
+        """The items."""
+        return self.loaded.catalog
+
+    def semantic_id(self, row: int) -> list[int]:
+        """Codes of the item in ``row``."""
+        return self.catalog.semantic_ids[row].tolist()
+
+    def search(self, words: Sequence[str], limit: int) -> list[int]:
+        """The first ``limit`` rows whose titles have all of ``words``, whatever their case."""
+        found = np.ones(len(self.catalog), dtype=bool)
+        for word in words:
+            found &= pc.match_substring(self.lower_titles, word.lower()).to_numpy()
+        return np.flatnonzero(found)[:limit].tolist()
+
+    def rows_of_titles(self, titles: Iterable[str]) -> dict[str, list[int]]:
+        """Rows of the items with exactly these titles; titles that no item has are left out."""
+        wanted = list(dict.fromkeys(titles))
+        place = pc.index_in(self.catalog.items["title"], value_set=pa.array(wanted, pa.string()))
+        rows: dict[str, list[int]] = {}
+        for row in np.flatnonzero(place.is_valid().to_numpy()).tolist():
+            rows.setdefault(self.catalog.titles[row], []).append(row)
+        return rows
+
+
+def code_text(codes: Sequence[int]) -> str:
+    """The tokens of a semantic ID or a prefix of one, as text: ``<a_1><b_2>``."""
+    return "".join(code_token(level, code) for level, code in enumerate(codes))
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a reload or rollback did; both catalogues are whole."""
+
+    old: Catalog
+    new: Catalog
+
+    @property
+    def added(self) -> int:
+        """Items that were not there before."""
+        return len(self.new.item_index.keys() - self.old.item_index.keys())
+
+    @property
+    def removed(self) -> int:
+        """Items that are gone."""
+        return len(self.old.item_index.keys() - self.new.item_index.keys())
+
+
+class Catalogs:
+    """The catalogue served, and the one before it.
+
+    Args:
+        checkpoint: whose items keep their semantic IDs, whatever is loaded.
+        engine: searches them.
+        telemetry: is told of changes.
+    """
+
+    def __init__(self, checkpoint: ServedCheckpoint, engine: Engine, telemetry: Telemetry) -> None:
+        self._checkpoint = checkpoint
+        self._engine = engine
+        self._telemetry = telemetry
+        self._lock = asyncio.Lock()
+        self._current: ServedCatalog | None = None
+        self.previous: ServedCatalog | None = None
+
+    @property
+    def current(self) -> ServedCatalog:
+        """What new requests are answered from: take it once."""
+        if self._current is None:
+            raise RuntimeError("No catalogue is loaded yet: await start() first.")
+        return self._current
+
+    async def start(self) -> None:
+        """Load the checkpoint's own catalogue."""
+        self._serve(await self._prepare(self._checkpoint.catalog))
+
+    async def reload(self, folder: Path) -> Change:
+        """Serve the catalogue in ``folder`` from now on; on any error the one before stays.
+
+        Raises:
+            DataError, ValueError, OSError: if it cannot be read, does not fit the model, or cannot be searched.
+        """
+        async with self._lock:
+            old = self.current
+            with self._counted("reload"):
+                catalog = await asyncio.to_thread(self._read, folder)
+                if catalog.fingerprint != old.catalog.fingerprint:
+                    self._serve(await self._prepare(catalog))
+                    self.previous = old
+            return Change(old.catalog, catalog)
+
+    async def rollback(self) -> Change:
+        """Serve the catalogue before this one again; a second rollback undoes the first.
+
+        Raises:
+            ValueError: if there was none.
+        """
+        async with self._lock:
+            old = self.current
+            with self._counted("rollback"):
+                if self.previous is None:
+                    raise ValueError("No catalogue was served before this one: there is nothing to roll back to.")
+                self._serve(self.previous)
+                self.previous = old
+            return Change(old.catalog, self.current.catalog)
+
+    @contextmanager
+    def _counted(self, kind: Literal["reload", "rollback"]) -> Iterator[None]:
+        outcome = "refused"
+        try:
+            yield
+            outcome = "ok"
+        finally:
+            self._telemetry.changes.labels(kind, outcome).inc()
+
+    def _serve(self, served: ServedCatalog) -> None:
+        self._current = served
+        self._telemetry.show_catalog(served.catalog.fingerprint, len(served.catalog))
+
+    def _read(self, folder: Path) -> Catalog:
+        catalog = Catalog.load(folder)
+        sizes = self._checkpoint.vocabulary.codebook_sizes
+        if catalog.codebook_sizes != sizes:
+            raise DataError(
+                f"The catalogue has codebooks of sizes {list(catalog.codebook_sizes)}; the model has tokens for "
+                f"{list(sizes)}. Make it with the checkpoint's own item tokenizer."
+            )
+        trained = self._checkpoint.catalog
+        rows = [(row, catalog.item_index.get(item_id)) for item_id, row in trained.item_index.items()]
+        kept = np.array([pair for pair in rows if pair[1] is not None], dtype=np.int64).reshape(-1, 2)
+        moved = (trained.semantic_ids[kept[:, 0]] != catalog.semantic_ids[kept[:, 1]]).any(axis=1)
+        if moved.any():
+            before, now = kept[moved.argmax()]
+            raise DataError(
+                f"Item {trained.item_ids[before]!r} has the semantic ID {catalog.semantic_ids[now].tolist()}; the "
+                f"model was trained with {trained.semantic_ids[before].tolist()}. Items keep their IDs: add new ones "
+                "with ItemTokenizer.extend."
+            )
+        return catalog
+
+    async def _prepare(self, catalog: Catalog) -> ServedCatalog:
+        """Load and try: a catalogue that cannot be searched never serves."""
+        loaded = await self._engine.load(catalog)
+        served = await asyncio.to_thread(ServedCatalog.of, loaded)
+        prompt = self._checkpoint.prompt_tokens(loaded.renderer, catalog.item_ids[:1])
+        ranked = await self._engine.rank(loaded, RankRequest(prompt, num_beams=1, k=1))
+        if len(ranked.items) != 1 or not 0 <= ranked.items[0] < len(catalog):
+            raise DataError("A trial search in the catalogue found no item of it.")
+        return served

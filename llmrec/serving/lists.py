@@ -1,0 +1,58 @@
+"""Raw prompts to lists: what the two OpenAI routes share where the answer is items."""
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+from fastapi import Request
+
+from llmrec.serving.catalogs import ServedCatalog
+from llmrec.serving.engine import RankedList, RankRequest
+from llmrec.serving.openai_protocol import GenerationFields
+from llmrec.serving.rules import search_rules
+from llmrec.serving.service import Service
+from llmrec.vocabulary import code_token
+
+
+class ItemChoice(TypedDict):
+    """Fields of a choice that name its item."""
+
+    item_id: str
+    title: str
+    score: float
+    semantic_id: list[int]
+
+
+async def rank_prompts(
+    service: Service,
+    http: Request,
+    served: ServedCatalog,
+    body: GenerationFields,
+    prompts: Sequence[Sequence[int]],
+) -> list[RankedList]:
+    """A list for each prompt, under the rules of the request.
+
+    Raises:
+        ApiError: where a limit is passed, a rule names what there is not, or the queue is full.
+    """
+    k, num_beams = service.list_size(body.n or 1, body.num_beams, "n")
+    rules = search_rules(served, body, (), None)
+    requests = [RankRequest(prompt, num_beams, k, rules, body.max_per_first_code) for prompt in prompts]
+    return await service.rank(http, served, requests)
+
+
+def item_choice(served: ServedCatalog, ranked: RankedList, place: int) -> ItemChoice:
+    """The item at ``place`` of a list."""
+    row = ranked.items[place]
+    return {
+        "item_id": served.catalog.item_ids[row],
+        "title": served.catalog.titles[row],
+        "score": ranked.scores[place],
+        "semantic_id": served.semantic_id(row),
+    }
+
+
+def token_log_probs(served: ServedCatalog, ranked: RankedList, place: int) -> list[tuple[str, float]]:
+    """The tokens of the item at ``place`` of a list, and the log-probability of each."""
+    codes = served.semantic_id(ranked.items[place])
+    tokens = [code_token(level, code) for level, code in enumerate(codes)]
+    return list(zip(tokens, ranked.code_log_probs[place], strict=True))
