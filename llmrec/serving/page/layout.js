@@ -76,7 +76,9 @@ export function placeRows({ root, columns }) {
   const nodes = columns.flat();
   const top = Math.min(...nodes.map((node) => node.y));
   for (const node of nodes) node.y -= top;
-  root.y = middle(root.children.filter((node) => node.survives)) ?? 0;
+  // beside what was recommended: in a tall tree, the middle of all would be out of sight
+  const chosen = root.children.filter((node) => node.place !== undefined);
+  root.y = middle(chosen.length ? chosen : root.children);
   return Math.max(0, ...nodes.map((node) => node.y));
 }
 

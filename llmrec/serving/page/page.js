@@ -7,7 +7,7 @@ import { History } from "./history.js";
 import { drawTree } from "./tree.js";
 
 const MATCHES = 20;
-const SURPRISE_POOL = 100; // titles that a random history is drawn from
+const POOL = 100; // items that one of a random history is drawn from
 const AT_ONCE = 6; // pasted ids looked up at a time
 
 const api = new Api(askForKey);
@@ -62,8 +62,8 @@ async function showServer() {
   byId("fingerprint").textContent = shownFingerprint = catalog.catalog;
 }
 
-async function findItems(text, signal) {
-  return (await api.get("/v1/items", { search: text, limit: MATCHES }, signal)).data;
+async function listItems(parameters, signal) {
+  return (await api.get("/v1/items", parameters, signal)).data;
 }
 
 async function addPasted() {
@@ -92,13 +92,20 @@ async function findItem(itemId) {
 }
 
 async function surprise() {
-  const { data } = await api.get("/v1/items", { limit: SURPRISE_POOL });
-  const length = Math.min(data.length, 3 + Math.floor(Math.random() * 4));
-  const picked = [];
-  for (let left = length; left > 0; left -= 1) picked.push(...data.splice(Math.floor(Math.random() * data.length), 1));
-  history.replace(picked);
-  say(`A history of ${count(length, "item")}, drawn at random.`, "history-status");
+  const first = await listItems({ limit: POOL });
+  const length = Math.min(first.length, 3 + Math.floor(Math.random() * 4));
+  // the server lists the first items only: pieces of their titles lead to the rest of the catalogue
+  const picked = await Promise.all(Array.from({ length }, async () => {
+    const { title } = anyOf(first);
+    const start = Math.floor(Math.random() * Math.max(1, title.length - 2));
+    return anyOf(await listItems({ limit: POOL, search: title.slice(start, start + 3) })) ?? anyOf(first);
+  }));
+  const items = [...new Map(picked.map((item) => [item.item_id, item])).values()];
+  history.replace(items);
+  say(`A history of ${count(items.length, "item")}, drawn at random.`, "history-status");
 }
+
+const anyOf = (items) => items[Math.floor(Math.random() * items.length)];
 
 function question() {
   const body = { users: [{ history: history.itemIds }], trace: true };
@@ -156,7 +163,7 @@ function recommendation(item, best, texts) {
 
 function start() {
   new Combobox(byId("search"), byId("matches"), {
-    search: findItems,
+    search: (text, signal) => listItems({ search: text, limit: MATCHES }, signal),
     say: (text) => say(text, "history-status"),
     choose: (item) => {
       history.add([item]);

@@ -7,7 +7,7 @@ const HEAD = 44; // above the first row
 const FOOT = 44; // below the last one
 const LETTER = 7.4; // of the labels, in pixels
 const TITLE_LETTER = 8.6; // of the titles behind the last column
-const TITLE_LETTERS = 40;
+const TITLE_LETTERS = 44;
 const MIN_EDGE = 70;
 const MAX_RADIUS = 9;
 
