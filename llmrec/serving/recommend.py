@@ -6,12 +6,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from tqdm.auto import tqdm
 
 from llmrec.schema import DataError
 from llmrec.serving.checkpoint import ServedCheckpoint, open_served
-from llmrec.serving.recommend_block import BlockRecommender, Progress, checkpoint_fingerprint
+from llmrec.serving.recommend_block import BlockRecommender, checkpoint_fingerprint
 from llmrec.serving.recommend_input import Histories, HistoryReader, InputFacts, check_rows, open_histories
 from llmrec.serving.recommend_options import RecommendOptions
 from llmrec.serving.recommend_parts import Output
@@ -110,34 +111,27 @@ def _run(
     options: RecommendOptions,
 ) -> float:
     """Write the missing blocks and return the seconds that it took."""
-    num_missing = sum(target.size(block) for block in missing)
-    bar = tqdm(total=source.num_rows, initial=source.num_rows - num_missing, desc="Recommending", unit=" users")
-    with bar:
-        if options.engine == "ray":
-            from llmrec.serving.recommend_ray import run_blocks  # noqa: PLC0415 -- ray is an extra
+    if options.engine == "ray":
+        from llmrec.serving.recommend_ray import run_blocks  # noqa: PLC0415 -- ray is an extra
 
+        with _bar(target, missing) as bar:
             return run_blocks(checkpoint_name, source, target, missing, options, bar.update)
-        return _run_here(checkpoint, source, target, missing, options, bar.update)
-
-
-def _run_here(
-    checkpoint: ServedCheckpoint,
-    source: Histories,
-    target: Output,
-    missing: Sequence[int],
-    options: RecommendOptions,
-    progress: Progress,
-) -> float:
     recommend = BlockRecommender(checkpoint, options)
     reader = HistoryReader(source)
     start = time.perf_counter()
     try:
-        for block in missing:
-            first = target.start(block)
-            target.write(block, recommend(reader.read(first, target.size(block)), first, progress))
+        with _bar(target, missing) as bar:
+            for block in missing:
+                first = target.start(block)
+                target.write(block, recommend(reader.read(first, target.size(block)), first, bar.update))
     finally:
         recommend.close()
     return time.perf_counter() - start
+
+
+def _bar(target: Output, missing: Sequence[int]) -> "tqdm[NoReturn]":
+    num_missing = sum(target.size(block) for block in missing)
+    return tqdm(total=target.num_rows, initial=target.num_rows - num_missing, desc="Recommending", unit=" users")
 
 
 def _summary(

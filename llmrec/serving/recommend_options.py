@@ -43,8 +43,8 @@ class RecommendOptions:
     device: str = "auto"
     dtype: str = "auto"
     batch_size: int = 32
-    block_size: int = 1024
-    num_workers: int = 1
+    block_size: int = 2048
+    num_workers: int = 2
     include_seen: bool = False
     unknown_items: Literal["refuse", "skip"] = "refuse"
     exclude_column: str | None = None

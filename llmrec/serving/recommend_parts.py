@@ -35,12 +35,12 @@ class Output:
         self.path = path
         self.parts = path.with_name(f"{path.name}.parts")
         self.job = dict(job)
-        self._num_rows = num_rows
+        self.num_rows = num_rows
         self._block_size = block_size
 
     @property
     def num_blocks(self) -> int:
-        return -(-self._num_rows // self._block_size)
+        return -(-self.num_rows // self._block_size)
 
     def start(self, block: int) -> int:
         """First row of a block."""
@@ -48,7 +48,7 @@ class Output:
 
     def size(self, block: int) -> int:
         """Rows of a block."""
-        return min(self._block_size, self._num_rows - self.start(block))
+        return min(self._block_size, self.num_rows - self.start(block))
 
     def is_finished(self, overwrite: bool) -> bool:
         """Whether the file is there already, made by the same job.
