@@ -32,9 +32,9 @@ export function bar(share) {
 /** A probability for people: three digits at most, never a rounded-up zero. */
 export function percent(probability) {
   const value = probability * 100;
-  if (value >= 10) return `${value.toFixed(0)} %`;
-  if (value >= 0.01) return `${value.toPrecision(2)} %`;
-  return value > 0 ? "< 0.01 %" : "0 %";
+  if (value >= 10) return `${value.toFixed(0)}\u00a0%`;
+  if (value >= 0.01) return `${value.toPrecision(2)}\u00a0%`;
+  return value > 0 ? "<\u00a00.01\u00a0%" : "0\u00a0%";
 }
 
 /** A log-probability for people; what rounds to zero has no sign. */

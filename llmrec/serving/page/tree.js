@@ -35,7 +35,7 @@ export function drawTree(trace, items) {
 function placeColumns({ root, columns }, available) {
   root.x = 28;
   root.radius = 5;
-  const labels = columns.map((column) => LETTER * Math.max(...column.map((node) => label(node).length)) + 18);
+  const labels = columns.map((column) => Math.max(...column.map(labelWidth)));
   const needed = labels.reduce((sum, width) => sum + width, 0);
   const edges = Math.max(MIN_EDGE, (available - root.x - needed - titleRoom(columns)) / columns.length);
   let x = root.x;
@@ -44,7 +44,6 @@ function placeColumns({ root, columns }, available) {
     const likeliest = Math.max(...column.map((node) => node.probability));
     for (const node of column) {
       node.x = x;
-      node.labelWidth = labels[level];
       node.share = likeliest > 0 ? node.probability / likeliest : 0;
       node.radius = Math.max(2.5, MAX_RADIUS * Math.sqrt(node.share));
     }
@@ -57,6 +56,8 @@ function titleRoom(columns) {
 }
 
 const label = (node) => `${node.token} ${percent(node.probability)}`;
+
+const labelWidth = (node) => LETTER * label(node).length + 2 * MAX_RADIUS;
 
 function draw({ root, columns, more }, height, groups, pick) {
   const width = columns.at(-1)[0].x + titleRoom(columns);
@@ -105,7 +106,7 @@ function columnFoot(column, more) {
 
 function beamGroup(node, level, place, size) {
   const y = HEAD + node.y;
-  const start = node.x - node.labelWidth;
+  const start = node.x - labelWidth(node);
   const from = { x: node.parent.x + node.parent.radius, y: HEAD + node.parent.y };
   const bend = (from.x + start) / 2;
   const edge = `M${from.x},${from.y}C${bend},${from.y} ${bend},${y} ${start},${y}`;
@@ -115,8 +116,8 @@ function beamGroup(node, level, place, size) {
     "aria-label": describe(node),
   },
   svg("path", { class: "edge", d: edge, "stroke-width": Math.max(1, 6 * node.share) }),
-  svg("rect", { class: "hit", x: start, y: y - 11, width: node.labelWidth + 14, height: 22 }),
-  svg("text", { class: "label", x: node.x - MAX_RADIUS - 5, y }, label(node)),
+  svg("rect", { class: "hit", x: start, y: y - 11, width: labelWidth(node) + 14, height: 22 }),
+  svg("text", { class: "label", x: node.x - MAX_RADIUS - 4, y }, label(node)),
   svg("circle", { class: "halo", cx: node.x, cy: y, r: node.radius + 3 }),
   svg("circle", { class: "node", cx: node.x, cy: y, r: node.radius }));
   if (node.item) group.append(svg("text", { class: "item", x: node.x + MAX_RADIUS + 6, y }, shorten(node)));
