@@ -9,6 +9,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, FastAPI
 from fastapi.responses import Response
 from fastapi.security import HTTPBearer
+from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from llmrec.serving.access_log import AccessLog
 from llmrec.serving.auth import KeyCheck
@@ -78,7 +79,7 @@ def _metrics_router(service: Service) -> APIRouter:
 
     @router.get("/metrics", response_class=Response, responses={**text, **error_responses(400, 401, 413)})
     def metrics() -> Response:
-        return Response(service.telemetry.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+        return Response(service.telemetry.text(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
     return router
 

@@ -49,7 +49,7 @@ class KeyCheck:
         if self.api_keys and not is_user:
             return _unauthorized(given)
         if self.admin_key is None:
-            message = "No admin key is set, so the catalogue cannot be changed. Start the server with --admin-key."
+            message = "This server has no admin key, so nobody can change its catalogue: start it with LLMREC_ADMIN_KEY set."
         elif given is None:
             return _unauthorized(given)
         else:

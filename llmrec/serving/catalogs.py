@@ -1,6 +1,7 @@
 """The catalogue that is served: one reference, swapped whole. A request takes it once and never sees another."""
 
 import asyncio
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import pyarrow.compute as pc
 
 from llmrec.catalog import Catalog
 from llmrec.schema import DataError
+from llmrec.serving.access_log import LOGGER
 from llmrec.serving.checkpoint import ServedCheckpoint
 from llmrec.serving.engine import Engine, LoadedCatalog, RankRequest
 from llmrec.serving.telemetry import Telemetry
@@ -60,6 +62,8 @@ class ServedCatalog:
     def rows_of_titles(self, titles: Iterable[str]) -> dict[str, list[int]]:
         """Rows of the items with exactly these titles; titles that no item has are left out."""
         wanted = list(dict.fromkeys(titles))
+        if not wanted:
+            return {}
         place = pc.index_in(self.catalog.items["title"], value_set=pa.array(wanted, pa.string()))
         rows: dict[str, list[int]] = {}
         for row in np.flatnonzero(place.is_valid().to_numpy()).tolist():
@@ -159,7 +163,10 @@ class Catalogs:
 
     def _serve(self, served: ServedCatalog) -> None:
         self._current = served
-        self._telemetry.show_catalog(served.catalog.fingerprint, len(served.catalog))
+        fingerprint, num_items = served.catalog.fingerprint, len(served.catalog)
+        self._telemetry.show_catalog(fingerprint, num_items)
+        fields = {"catalog": fingerprint, "num_items": num_items}
+        logging.getLogger(LOGGER).info("catalogue served", extra={"fields": fields})
 
     def _read(self, folder: Path) -> Catalog:
         catalog = Catalog.load(folder)

@@ -25,7 +25,7 @@ _MAX_PROBLEMS = 5
 _MAX_NAME = 64
 
 #: Names that pydantic gives to the branches of a union, besides those with brackets.
-_BRANCHES = ("str", "int", "float", "bool")
+_BRANCHES = ("str", "int", "float", "bool", "constrained-str", "constrained-int")
 
 
 class ErrorDetail(BaseModel):

@@ -34,8 +34,8 @@ def run_server(checkpoint: ServedCheckpoint, engine: Engine, settings: ServerSet
     logger = logging.getLogger(LOGGER)
     if not settings.is_loopback and not settings.api_keys:
         logger.warning(
-            "%s is open to other machines and no API key is set: whoever can connect can ask. Set --api-key, or keep "
-            "to --host 127.0.0.1.",
+            "%s can be reached from other machines and there is no API key: whoever connects can ask. Set "
+            "LLMREC_API_KEYS, or keep to --host 127.0.0.1.",
             settings.host,
         )
     config = uvicorn.Config(

@@ -108,8 +108,6 @@ class VllmEngine(Engine):
             max_logprobs=max(2 * self._options.max_num_beams, *self._checkpoint.catalog.codebook_sizes),
             additional_config={TRIES_OPTION: str(self._folder), SCORES_OPTION: self._scores},
             disable_log_stats=True,
-            # one GPU or CPU needs no process of its own for its worker
-            distributed_executor_backend="uni" if self._options.tensor_parallel_size == 1 else None,
         )
         self._engine = AsyncLLM.from_engine_args(arguments)
         if self._options.beam_search == "stock":

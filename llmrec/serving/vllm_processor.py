@@ -9,7 +9,7 @@ import re
 from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -90,8 +90,9 @@ class CatalogLogitsProcessor(LogitsProcessor):
         self._code_token_ids = vocabulary.code_token_ids
         self._eos = tokenizer.eos_token_id
         self._own = catalog.fingerprint
-        self._scores: str = vllm_config.additional_config.get(SCORES_OPTION, "vocabulary")
-        self._folder: str | None = vllm_config.additional_config.get(TRIES_OPTION)
+        options = cast(dict[str, str], vllm_config.additional_config)
+        self._scores = options.get(SCORES_OPTION, "vocabulary")
+        self._folder = options.get(TRIES_OPTION)
         self._tries: OrderedDict[str, DeviceTrie | None] = OrderedDict()
         self._own_trie = self._device_trie(Trie.from_semantic_ids(catalog.semantic_ids))
         self._levels, self._codes = _token_tables(self._code_token_ids)
