@@ -49,7 +49,9 @@ class KeyCheck:
         if self.api_keys and not is_user:
             return _unauthorized(given)
         if self.admin_key is None:
-            message = "This server has no admin key, so nobody can change its catalogue: start it with LLMREC_ADMIN_KEY set."
+            message = (
+                "This server has no admin key, so nobody can change its catalogue: start it with LLMREC_ADMIN_KEY set."
+            )
         elif given is None:
             return _unauthorized(given)
         else:

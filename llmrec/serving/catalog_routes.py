@@ -7,13 +7,14 @@ from fastapi import APIRouter, Query
 
 from llmrec.serving.catalogs import Catalogs, Change, ServedCatalog, code_text
 from llmrec.serving.errors import ApiError, error_responses
+from llmrec.serving.json_body import JsonRoute
 from llmrec.serving.protocol import CatalogChange, CatalogState, Item, Items, ReloadRequest
 from llmrec.serving.service import Service
 
 
 def catalog_router(service: Service) -> APIRouter:
     """The routes, over ``service``."""
-    router = APIRouter()
+    router = APIRouter(route_class=JsonRoute)
     catalogs = service.catalogs
 
     @router.get("/v1/items", responses=error_responses(400, 401, 413, 422), summary="Search items by title")

@@ -13,6 +13,7 @@ from llmrec.serving.catalogs import ServedCatalog, code_text
 from llmrec.serving.engine import RankedList
 from llmrec.serving.errors import error_responses
 from llmrec.serving.free_text import Piece, stream_texts, text_requests, write_texts
+from llmrec.serving.json_body import JsonRoute
 from llmrec.serving.lists import item_choice, rank_prompts, token_log_probs
 from llmrec.serving.openai_protocol import (
     ChatChoice,
@@ -33,7 +34,7 @@ from llmrec.serving.unsupported import check_chat
 
 def chat_router(service: Service) -> APIRouter:
     """The route, over ``service``."""
-    router = APIRouter()
+    router = APIRouter(route_class=JsonRoute)
     responses = error_responses(400, 401, 404, 413, 422, 429)
     responses[200] = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
 

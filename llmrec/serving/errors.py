@@ -77,12 +77,8 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def error_response(error: ApiError) -> JSONResponse:
     """The answer that tells ``error``."""
-    # a lone surrogate, which JSON can spell, has no UTF-8
-    message, param = (
-        None if text is None else text.encode("utf-8", "replace").decode() for text in (error.message, error.param)
-    )
     kind = _TYPES.get(error.status, "invalid_request_error")
-    detail = {"message": message, "type": kind, "param": param, "code": error.code}
+    detail = {"message": error.message, "type": kind, "param": error.param, "code": error.code}
     return JSONResponse({"error": detail}, error.status, headers=error.headers)
 
 
@@ -97,7 +93,7 @@ def add_error_handlers(app: FastAPI) -> None:
     async def by_framework(request: Request, error: HTTPException) -> JSONResponse:
         message = f"{request.method} {request.url.path}: {error.detail}. GET /openapi.json lists the routes."
         if error.status_code == 400:
-            message = "The body cannot be read as JSON: it is not valid, or nested too deeply."
+            message = "The body cannot be read."
         return error_response(ApiError(error.status_code, message, headers=error.headers))
 
     @app.exception_handler(RequestValidationError)

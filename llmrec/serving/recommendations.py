@@ -8,6 +8,7 @@ from fastapi import APIRouter, Request
 from llmrec.serving.catalogs import ServedCatalog, code_text
 from llmrec.serving.engine import RankedList, RankRequest
 from llmrec.serving.errors import ApiError, error_responses
+from llmrec.serving.json_body import JsonRoute
 from llmrec.serving.protocol import (
     RecommendationRequest,
     Recommendations,
@@ -32,7 +33,7 @@ class _Asked:
 
 def recommendations_router(service: Service) -> APIRouter:
     """The route, over ``service``."""
-    router = APIRouter()
+    router = APIRouter(route_class=JsonRoute)
 
     @router.post(
         "/v1/recommendations",
