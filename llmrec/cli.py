@@ -56,14 +56,12 @@ def _add_command(commands: "argparse._SubParsersAction", name: str, text: str, s
     return parser
 
 
-def _add_engine_options(parser: argparse.ArgumentParser) -> None:
+def _add_engine_options(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
     group = parser.add_argument_group("engine")
     group.add_argument("--scores", choices=["vocabulary", "catalog"], help="what beams are ranked by; as validated")
     group.add_argument("--device", default="auto", help="of the transformers engine (auto)")
     group.add_argument("--dtype", default="auto", help="float32, bfloat16, ...; auto: as saved")
-    group.add_argument("--max_batch_size", type=int, default=32, help="lists ranked at a time by transformers (32)")
-    group.add_argument("--tensor_parallel_size", type=int, default=1, help="GPUs that vLLM splits the model over (1)")
-    group.add_argument("--data_parallel_size", type=int, default=1, help="copies of the model inside vLLM (1)")
+    return group
 
 
 def _add_serve(commands: "argparse._SubParsersAction") -> None:
@@ -75,8 +73,11 @@ def _add_serve(commands: "argparse._SubParsersAction") -> None:
     parser.add_argument("--port", type=int, default=8000, help="(8000)")
     parser.add_argument("--model_name", help="name of the model in requests; the folder's or Hub's own")
     parser.add_argument("--log_level", choices=["debug", "info", "warning", "error"], default="info", help="(info)")
-    _add_engine_options(parser)
-    parser.add_argument(
+    group = _add_engine_options(parser)
+    group.add_argument("--max_batch_size", type=int, default=32, help="lists ranked at a time by transformers (32)")
+    group.add_argument("--tensor_parallel_size", type=int, default=1, help="vllm: GPUs the model is split over (1)")
+    group.add_argument("--data_parallel_size", type=int, default=1, help="vllm: copies of the model (1)")
+    group.add_argument(
         "--beam_search", choices=["llmrec", "stock"], default="llmrec", help="vllm: our beams, or its own loop (llmrec)"
     )
     limits = parser.add_argument_group("limits, each named in the answer to a request that exceeds it")
@@ -86,6 +87,9 @@ def _add_serve(commands: "argparse._SubParsersAction") -> None:
     limits.add_argument("--max_users_per_request", type=int, default=256, help="(256)")
     limits.add_argument("--max_body_bytes", type=int, default=2_000_000, help="(2000000)")
     limits.add_argument("--max_queue", type=int, default=1024, help="lists that wait or are being ranked (1024)")
+    limits.add_argument("--max_prompt_tokens", type=int, default=8192, help="of a raw prompt (8192)")
+    limits.add_argument("--max_text_tokens", type=int, default=1024, help="of free text (1024)")
+    limits.add_argument("--shutdown_seconds", type=int, default=30, help="for requests in flight at SIGTERM (30)")
     parser.set_defaults(run=_serve)
 
 
@@ -123,6 +127,9 @@ def _serve(args: argparse.Namespace) -> None:
         max_users_per_request=args.max_users_per_request,
         max_body_bytes=args.max_body_bytes,
         max_queue=args.max_queue,
+        max_prompt_tokens=args.max_prompt_tokens,
+        max_text_tokens=args.max_text_tokens,
+        shutdown_seconds=args.shutdown_seconds,
     )
     run_server(checkpoint, engine, settings)
 
@@ -140,6 +147,7 @@ def _add_recommend(commands: "argparse._SubParsersAction") -> None:
     parser.add_argument("--block_size", type=int, default=2048, help="users between two points to resume from (2048)")
     parser.add_argument("--include_seen", action="store_true", help="recommend items of the history too")
     parser.add_argument("--unknown_items", choices=["refuse", "skip"], default="refuse", help="(%(default)s)")
+    parser.add_argument("--exclude_column", help="lists of item ids that a user must not get (exclude, if there)")
     parser.add_argument("--num_workers", type=int, default=2, help="ray: copies of the model (2)")
     parser.add_argument("--overwrite", action="store_true", help="start anew where there is an output already")
     _add_engine_options(parser)
@@ -147,7 +155,24 @@ def _add_recommend(commands: "argparse._SubParsersAction") -> None:
 
 
 def _recommend(args: argparse.Namespace) -> None:
-    raise NotImplementedError(args)
+    from llmrec.serving.recommend import RecommendOptions, recommend_file  # noqa: PLC0415 -- torch: --help is quick
+
+    options = RecommendOptions(
+        k=args.k,
+        num_beams=args.num_beams,
+        engine=args.engine,
+        scores=args.scores,
+        device=args.device,
+        dtype=args.dtype,
+        batch_size=args.batch_size,
+        block_size=args.block_size,
+        num_workers=args.num_workers,
+        include_seen=args.include_seen,
+        unknown_items=args.unknown_items,
+        exclude_column=args.exclude_column,
+        overwrite=args.overwrite,
+    )
+    print(recommend_file(args.checkpoint, args.histories, args.output, options))
 
 
 if __name__ == "__main__":
