@@ -139,3 +139,32 @@ def count_faults(lists: Iterable[ScoredKeys], known: frozenset[str]) -> dict[str
         "invalid": sum(key not in known for entries in keys for key in entries),
         "duplicates": sum(len(entries) - len(set(entries)) for entries in keys),
     }
+
+
+def recommendation_body(history: Sequence[str], num_beams: int, k: int, **fields: Any) -> dict[str, Any]:
+    """One user of ``/v1/recommendations``; ``fields`` are further ones of the request."""
+    return {"users": [{"history": list(history)}], "num_beams": num_beams, "k": k, **fields}
+
+
+class Recommended(NamedTuple):
+    """The list of the one user that was asked for, and the catalogue that it names."""
+
+    items: ScoredKeys  # (item id, score)
+    catalog: str
+
+
+def recommended(reply: Reply) -> Recommended:
+    """What a reply of ``/v1/recommendations`` says, best first."""
+    body = json.loads(reply.body)
+    items = [(item["item_id"], item["score"]) for item in body["data"][0]["items"]]
+    return Recommended(items, body["catalog"])
+
+
+def metric(url: str, name: str) -> float:
+    """The sum of a metric over its labels, from ``/metrics``."""
+    answer = httpx.get(f"{url}/metrics", timeout=30)
+    answer.raise_for_status()
+    lines = [line for line in answer.text.splitlines() if line.partition(" ")[0].partition("{")[0] == name]
+    if not lines:
+        raise ValueError(f"{url}/metrics has no {name}.")
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
