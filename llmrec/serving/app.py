@@ -1,6 +1,6 @@
 """The HTTP application of ``llmrec serve``."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from importlib.resources import files
@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from llmrec.serving.access_log import AccessLog
 from llmrec.serving.auth import KeyCheck
-from llmrec.serving.catalog_routes import catalog_router
+from llmrec.serving.catalog_routes import admin_router, catalog_router
 from llmrec.serving.chat import chat_router, models_router
 from llmrec.serving.checkpoint import ServedCheckpoint
 from llmrec.serving.completions import completions_router
@@ -60,17 +60,27 @@ def create_app(checkpoint: ServedCheckpoint, engine: Engine, settings: ServerSet
         redoc_url=None,
     )
     add_error_handlers(app)
-    # the middleware has refused wrong keys by then: this tells the OpenAPI document of them
-    with_key = [Depends(HTTPBearer(auto_error=False, description="One of the server's keys, where it has any."))]
-    for router in (recommendations_router, catalog_router, completions_router, chat_router, models_router):
-        app.include_router(router(service), dependencies=with_key)
-    app.include_router(_metrics_router(service), dependencies=with_key)
+    for router in (
+        recommendations_router,
+        catalog_router,
+        completions_router,
+        chat_router,
+        models_router,
+        _metrics_router,
+    ):
+        app.include_router(router(service), dependencies=_security(settings.api_keys))
+    app.include_router(admin_router(service), dependencies=_security([settings.admin_key or settings.api_keys]))
     app.include_router(_open_router())
     # the last one added is the first to see a request
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(KeyCheck, api_keys=settings.api_keys, admin_key=settings.admin_key)
     app.add_middleware(AccessLog, telemetry=service.telemetry, engine=engine.name)
     return app
+
+
+def _security(keys: Sequence[object]) -> list[Any]:
+    """Tells the OpenAPI document that a key is needed; the middleware has refused wrong ones by then."""
+    return [Depends(HTTPBearer(auto_error=False, description="A key of the server."))] if any(keys) else []
 
 
 def _metrics_router(service: Service) -> APIRouter:

@@ -13,8 +13,8 @@ from llmrec.serving.service import Service
 
 
 def catalog_router(service: Service) -> APIRouter:
-    """The routes, over ``service``."""
-    router = APIRouter(route_class=JsonRoute)
+    """The routes that show the catalogue, over ``service``."""
+    router = APIRouter()
     catalogs = service.catalogs
 
     @router.get("/v1/items", responses=error_responses(400, 401, 413, 422), summary="Search items by title")
@@ -38,6 +38,13 @@ def catalog_router(service: Service) -> APIRouter:
     def state() -> CatalogState:
         return CatalogState(**_state(catalogs))
 
+    return router
+
+
+def admin_router(service: Service) -> APIRouter:
+    """The routes that change the catalogue, over ``service``."""
+    router = APIRouter(route_class=JsonRoute)
+    catalogs = service.catalogs
     admin = error_responses(400, 401, 403, 413, 422)
 
     @router.post("/v1/catalog/reload", responses=admin, summary="Serve a new catalogue (admin key)")

@@ -23,6 +23,8 @@ def test_every_route_of_the_openapi_document_needs_a_key(http):
     routes = [(method, path) for path, methods in document["paths"].items() for method in methods]
     assert len(routes) >= 12
     for method, path in [*routes, ("get", "/openapi.json"), ("get", "/no/such/route"), ("get", "/pagex")]:
+        operation = document["paths"].get(path, {}).get(method, {})
+        assert not operation or ("security" in operation) == (path != "/health")
         if path == "/health":
             continue
         response = http.request(method, path.replace("{", "").replace("}", ""))

@@ -46,6 +46,8 @@ def test_answers_are_those_of_the_document(document, method, path):
         max_examples=50, deadline=None, suppress_health_check=list(hypothesis.HealthCheck), derandomize=True
     )
     def check(case):
+        if isinstance(case.body, dict) and isinstance(case.body.get("model"), str):
+            case.body["model"] = "tiny"  # past the 404
         case.call_and_validate(headers={"Authorization": "Bearer boss"}, checks=CHECKS, timeout=30)
 
     check()
