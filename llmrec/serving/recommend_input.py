@@ -106,7 +106,8 @@ def open_histories(path: Path, exclude_column: str | None = None) -> Histories:
             )
         with each.open("rb") as opened:
             digest = hashlib.file_digest(opened, "sha256").hexdigest()
-        files.append(HistoryFile(each, each.stat().st_size, pq.read_metadata(each).num_rows, digest))
+        # workers on other machines start in other folders
+        files.append(HistoryFile(each.absolute(), each.stat().st_size, pq.read_metadata(each).num_rows, digest))
     return Histories(tuple(files), columns)
 
 

@@ -7,6 +7,7 @@ where every machine sees them under the same name; the tables come back to this 
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -45,6 +46,8 @@ def run_blocks(
         DataError: if ``device`` is a GPU and the cluster has none.
         RuntimeError: if a worker fails, or sees another checkpoint or input.
     """
+    folder = Path(checkpoint_name)  # workers on other machines start in other folders
+    place = str(folder.absolute()) if folder.is_dir() else checkpoint_name
     with _cluster() as ray:
         start = time.perf_counter()
         context = ray.data.DataContext.get_current().copy()
@@ -57,7 +60,7 @@ def run_blocks(
             )
             tables = jobs.map_batches(
                 _Worker,
-                fn_constructor_args=(checkpoint_name, target.job["checkpoint"], source, options),
+                fn_constructor_args=(place, target.job["checkpoint"], source, options),
                 batch_size=1,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(size=min(options.num_workers, len(missing))),

@@ -19,6 +19,7 @@ from llmrec.serving.checkpoint import open_served
 from llmrec.serving.recommend import RecommendOptions, recommend_file
 from llmrec.serving.recommend_block import RECOMMENDATIONS, checkpoint_fingerprint
 from llmrec.serving.recommend_input import HistoryReader, open_histories
+from llmrec.serving.recommend_parts import Output
 from tests.decoding.oracle import oracle_ranking, oracle_scores
 from tests.serving.conftest import save_tiny_checkpoint
 from tests.tiny import make_catalog, make_device_trie
@@ -49,6 +50,24 @@ def write(path, row_group_size=10, **columns):
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(arrays), path, row_group_size=row_group_size)
     return path
+
+
+def stop_after_two_blocks(monkeypatch, checkpoint, histories, output, options):
+    """A call that ends when it has saved two blocks."""
+    write_part, written = Output.write, []
+
+    def stop(target, block, table):
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(block)
+        write_part(target, block, table)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Output, "write", stop)
+        with pytest.raises(KeyboardInterrupt):
+            recommend_file(checkpoint, histories, output, options)
+    assert not output.exists()
+    assert len(list(output.with_name(f"{output.name}.parts").glob("part-*"))) == 2
 
 
 @pytest.fixture
@@ -228,22 +247,7 @@ class TestGoingOn:
     def stopped(self, checkpoint_folder, histories, tmp_path, monkeypatch):
         """An output whose job was cut off after two blocks."""
         output = tmp_path / "stopped.parquet"
-        from llmrec.serving import recommend_parts  # noqa: PLC0415 -- patched for the fixture only
-
-        write_part, written = recommend_parts.Output.write, []
-
-        def stop_after_two(target, block, table):
-            if len(written) == 2:
-                raise KeyboardInterrupt
-            written.append(block)
-            write_part(target, block, table)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(recommend_parts.Output, "write", stop_after_two)
-            with pytest.raises(KeyboardInterrupt):
-                recommend_file(str(checkpoint_folder), histories, output, OPTIONS)
-        assert not output.exists()
-        assert len(list(output.with_name("stopped.parquet.parts").glob("part-*"))) == 2
+        stop_after_two_blocks(monkeypatch, str(checkpoint_folder), histories, output, OPTIONS)
         return output
 
     def test_the_same_call_goes_on_and_then_does_nothing(self, checkpoint_folder, histories, stopped, tmp_path):
@@ -359,13 +363,15 @@ class TestRay:
         yield
         ray.shutdown()
 
-    def test_two_workers_give_what_one_process_gives_and_go_on(self, checkpoint_folder, tmp_path):
+    def test_two_workers_go_on_and_give_what_one_process_gives(self, checkpoint_folder, tmp_path, monkeypatch):
         histories = write(tmp_path / "h.parquet", history=random_histories(60), exclude=[["3"]] * 60)
         here, there = tmp_path / "here.parquet", tmp_path / "there.parquet"
         recommend_file(str(checkpoint_folder), histories, here, OPTIONS)
         options = replace(OPTIONS, engine="ray", num_workers=2)
-        summary = recommend_file(str(checkpoint_folder), histories, there, options)
-        assert (summary.num_users, summary.num_resumed) == (60, 0)
+        stop_after_two_blocks(monkeypatch, str(checkpoint_folder), histories, there, options)
+        # under a relative name, which means nothing to the workers
+        monkeypatch.chdir(checkpoint_folder.parent)
+        assert recommend_file(checkpoint_folder.name, histories, there, options).num_resumed == 14
         tables = [pq.read_table(path) for path in (here, there)]
         for name in ("user_id", "item_ids", "titles", "semantic_ids"):
             assert tables[0][name].equals(tables[1][name])
@@ -376,7 +382,7 @@ class TestRay:
         histories = write(tmp_path / "h.parquet", history=random_histories(5))
         monkeypatch.setattr("llmrec.serving.recommend.checkpoint_fingerprint", lambda _: "0" * 16)
         options = replace(OPTIONS, engine="ray")
-        with pytest.raises(RuntimeError, match="A Ray worker failed.*was started with 0000000000000000"):
+        with pytest.raises(RuntimeError, match=r"A Ray worker failed.*was started with 0000000000000000"):
             recommend_file(str(checkpoint_folder), histories, tmp_path / "out.parquet", options)
 
 
