@@ -7,8 +7,8 @@
 and slow readers, who take a byte a second, stay until the end. No request may fail, no list may hold an item that is
 not in the catalogue, that it has already, or that the user has seen; the server's memory may not grow by more than 5 %
 after the first quarter; nothing may be left in its queue. With --reload the catalogue is swapped 10 times during 500
-requests instead, between two with items that the other lacks, and every list must belong to the one that its answer
-names. The exit status is 1 where something does not hold. The last line is for machines.
+requests instead, between two with items that the other lacks: every list must belong to the one that its answer names,
+and new items must turn up. The exit status is 1 where something does not hold. The last line is for machines.
 """
 
 import argparse
@@ -178,7 +178,8 @@ def reload_under_load(server: Server, workload: Workload, args: argparse.Namespa
     figures = load.figures() | mixed_lists(load, known) | {"swaps": len(swapped)}
     figures["invalid_beams"] = metric(server.url, "llmrec_invalid_beams_total")
     holds = not any(figures[name] for name in ("errors", "mixed", "duplicates", "invalid_beams"))
-    return figures | {"holds": holds and figures["catalogs"] == len(known) and len(swapped) == SWAPS}
+    met = figures["catalogs"] == len(known) and figures["new_items"] > 0
+    return figures | {"holds": holds and met and len(swapped) == SWAPS}
 
 
 def changed_catalogs(catalog: Catalog, seed: int) -> dict[str, Catalog]:
@@ -193,14 +194,14 @@ def changed_catalogs(catalog: Catalog, seed: int) -> dict[str, Catalog]:
 
 
 def changed(catalog: Catalog, name: str, dropped: np.ndarray, rng: np.random.Generator) -> Catalog:
-    """Without the rows ``dropped``, and with as many new items whose IDs are neighbours of items that stay."""
+    """Without the rows ``dropped``; new items have their IDs, so that a mixture shows, and free ones beside others."""
     kept = np.setdiff1d(np.arange(len(catalog)), dropped)
     taken = {tuple(row) for row in catalog.semantic_ids.tolist()}
-    new: list[tuple[int, ...]] = []
-    while len(new) < len(dropped):
-        near = catalog.semantic_ids[rng.choice(kept)].tolist()
-        semantic_id = (*near[:-1], int(rng.integers(catalog.codebook_sizes[-1])))
-        if semantic_id not in taken:
+    new = [tuple(row) for row in catalog.semantic_ids[dropped].tolist()]
+    for near in catalog.semantic_ids[rng.choice(kept, len(dropped))].tolist():
+        free = ((*near[:-1], code) for code in range(catalog.codebook_sizes[-1]))
+        semantic_id = next((candidate for candidate in free if candidate not in taken), None)
+        if semantic_id is not None:
             taken.add(semantic_id)
             new.append(semantic_id)
     rows = [
@@ -213,7 +214,11 @@ def changed(catalog: Catalog, name: str, dropped: np.ndarray, rng: np.random.Gen
 
 
 def mixed_lists(load: Load, known: dict[str, Catalog]) -> dict[str, int]:
-    """Requests without an answer, lists that do not belong to the catalogue they name, and catalogues met."""
+    """Requests without an answer, lists that do not belong to the catalogue they name, and what was met.
+
+    ``new_items`` are entries that the catalogue served at the start does not have.
+    """
+    first = next(iter(known.values()))
     answers = [recommended(reply) for reply in load.replies if reply.status == httpx.codes.OK]
     mixed = sum(
         answer.catalog not in known or any(key not in known[answer.catalog].item_index for key, _ in answer.items)
@@ -225,6 +230,7 @@ def mixed_lists(load: Load, known: dict[str, Catalog]) -> dict[str, int]:
         "errors": len(load.replies) - len(answers),
         "mixed": mixed,
         "duplicates": sum(len(items) - len({key for key, _ in items}) for items in lists),
+        "new_items": sum(key not in first.item_index for items in lists for key, _ in items),
         "catalogs": len({answer.catalog for answer in answers}),
     }
 
