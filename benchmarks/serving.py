@@ -31,7 +31,7 @@ import httpx
 
 from benchmarks.decoding_contenders import ScoredKeys, equal_but_ties
 from benchmarks.decoding_measure import hardware, versions
-from benchmarks.serving_client import Load, closed_loop, completion_body, completion_list, count_faults
+from benchmarks.serving_client import Load, closed_loop, completion_body, completion_list, count_faults, metric
 from benchmarks.serving_process import OURS, SERVERS, STOCK, Server, model_name, serving
 from benchmarks.serving_report import plot, print_tables
 from benchmarks.serving_setup import Workload, load_workload
@@ -173,8 +173,10 @@ def run_cells(
         rows.append({"server": server.name, **vars(cell), **row_of(load, lists, workload), "cpu_ms": cpu_ms})
     results["runs"] += rows[:-1]
     drift = rows[-1]["requests_per_s"] / rows[0]["requests_per_s"]
-    memory = {"resident_bytes_started": started, "resident_bytes_ended": server.resident_bytes()}
-    results["servers"].append(server.description() | memory | {"repeated": rows[-1], "drift": drift})
+    found = {"resident_bytes_started": started, "resident_bytes_ended": server.resident_bytes()}
+    if server.name in OURS:  # what the server caught before a client could see it
+        found["invalid_beams"] = metric(server.url, "llmrec_invalid_beams_total")
+    results["servers"].append(server.description() | found | {"repeated": rows[-1], "drift": drift})
 
 
 def row_of(load: Load, lists: Sequence[ScoredKeys], workload: Workload) -> dict[str, Any]:
@@ -205,21 +207,23 @@ def compare_lists(settings: Settings, answers: Answers) -> list[dict[str, Any]]:
 def summary(settings: Settings, results: dict[str, Any]) -> dict[str, Any]:
     """The figures of the last line: of the faster of our engines, against stock, where the headline is.
 
-    NaN where a server that they need did not run. Faults are those of our engines.
+    NaN where a server that they need did not run. Faults are those of our engines, caught by the server or not.
     """
     place = vars(settings.headline)
     runs = {run["server"]: run for run in results["runs"] if place.items() <= run.items()}
     stock = runs.get(STOCK, {}).get("requests_per_s", math.nan)
     ratios = {name: runs[name]["requests_per_s"] / stock for name in OURS if name in runs}
     best = max((runs[name] for name in OURS if name in runs), key=lambda run: run["requests_per_s"], default={})
-    ours = [run for run in results["runs"] if run["server"] in OURS]
-    ours += [server["repeated"] for server in results["servers"] if server["server"] in OURS]
+    servers = [server for server in results["servers"] if server["server"] in OURS]
+    ours = [run for run in results["runs"] if run["server"] in OURS] + [server["repeated"] for server in servers]
+    faults = {name: sum(run[name] for run in ours) for name in ("errors", "invalid", "duplicates")}
+    faults["invalid"] += sum(server["invalid_beams"] for server in servers)
     return {
         "best": best.get("server"),
         "ratios": ratios,
         "throughput_ratio_vs_stock_vllm": best.get("requests_per_s", math.nan) / stock,
         "p99_ms": best.get("p99_ms", math.nan),
-        **{name: sum(run[name] for run in ours) for name in ("errors", "invalid", "duplicates")},
+        **faults,
     }
 
 
