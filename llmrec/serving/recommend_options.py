@@ -57,9 +57,8 @@ class RecommendOptions:
             DataError: if an option is out of range.
             ImportError: if the engine is an extra that is not installed.
         """
-        options = replace(
-            self, num_beams=self.num_beams or checkpoint.num_beams, scores=self.scores or checkpoint.scores
-        )
+        num_beams = checkpoint.num_beams if self.num_beams is None else self.num_beams
+        options = replace(self, num_beams=num_beams, scores=self.scores or checkpoint.scores)
         options._check()
         return options
 

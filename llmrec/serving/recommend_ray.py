@@ -50,32 +50,39 @@ def run_blocks(
     place = str(folder.absolute()) if folder.is_dir() else checkpoint_name
     with _cluster() as ray:
         start = time.perf_counter()
-        context = ray.data.DataContext.get_current().copy()
-        context.enable_progress_bars = False  # ours tells users a second
-        with ray.data.DataContext.current(context):
-            # one row a Ray block: each is a task of its own, and comes back as soon as it is done
-            jobs = ray.data.from_items(
-                [{"block": block, "start": target.start(block), "size": target.size(block)} for block in missing],
-                override_num_blocks=len(missing),
-            )
-            tables = jobs.map_batches(
-                _Worker,
-                fn_constructor_args=(place, target.job["checkpoint"], source, options),
-                batch_size=1,
-                batch_format="pyarrow",
-                compute=ray.data.ActorPoolStrategy(size=min(options.num_workers, len(missing))),
-                num_cpus=1,
-                num_gpus=_gpus(ray, options.device),
-            )
-            try:
-                for batch in tables.iter_batches(batch_size=None, batch_format="pyarrow"):
-                    _write(batch, target, progress)
-            except ray.exceptions.RayError as error:
-                raise RuntimeError(
-                    "A Ray worker failed. Finished blocks are kept, and the same command goes on from them. It said: "
-                    + str(error).strip().rpartition("\n")[2]
-                ) from error
+        try:
+            for batch in _tables(ray, place, source, target, missing, options):
+                _write(batch, target, progress)
+        except ray.exceptions.RayError as error:
+            raise RuntimeError(
+                "A Ray worker failed. Finished blocks are kept, and the same command goes on from them. It said: "
+                + str(error).strip().rpartition("\n")[2]
+            ) from error
         return time.perf_counter() - start
+
+
+def _tables(
+    ray: Any, place: str, source: Histories, target: Output, missing: Sequence[int], options: RecommendOptions
+) -> Iterator[pa.Table]:
+    """The rows of one block or several, with a column ``block``, as they are done."""
+    context = ray.data.DataContext.get_current().copy()
+    context.enable_progress_bars = False  # ours tells users a second
+    with ray.data.DataContext.current(context):
+        # one row a Ray block: each is a task of its own, and comes back as soon as it is done
+        jobs = ray.data.from_items(
+            [{"block": block, "start": target.start(block), "size": target.size(block)} for block in missing],
+            override_num_blocks=len(missing),
+        )
+        tables = jobs.map_batches(
+            _Worker,
+            fn_constructor_args=(place, target.job["checkpoint"], source, options),
+            batch_size=1,
+            batch_format="pyarrow",
+            compute=ray.data.ActorPoolStrategy(size=min(options.num_workers, len(missing))),
+            num_cpus=1,
+            num_gpus=_gpus(ray, options.device),
+        )
+        yield from tables.iter_batches(batch_size=None, batch_format="pyarrow")
 
 
 def _write(batch: pa.Table, target: Output, progress: Progress) -> None:

@@ -219,6 +219,7 @@ def test_bad_files_and_places_are_refused(recommend, checkpoint_folder, tmp_path
     [
         ({"k": 20}, "k is 20 and num_beams 10"),
         ({"k": 0}, "k is 0"),
+        ({"num_beams": 0}, "num_beams is 0"),
         ({"batch_size": -1}, "batch_size is -1"),
         ({"engine": "tensorrt"}, "allowed are transformers, vllm, ray"),
         ({"device": "gpu"}, "allowed are auto, cpu"),
