@@ -70,7 +70,7 @@ def create_app(checkpoint: ServedCheckpoint, engine: Engine, settings: ServerSet
     ):
         app.include_router(router(service), dependencies=_security(settings.api_keys))
     app.include_router(admin_router(service), dependencies=_security([settings.admin_key or settings.api_keys]))
-    app.include_router(_open_router())
+    app.include_router(_open_router(engine))
     # the last one added is the first to see a request
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(KeyCheck, api_keys=settings.api_keys, admin_key=settings.admin_key)
@@ -94,14 +94,18 @@ def _metrics_router(service: Service) -> APIRouter:
     return router
 
 
-def _open_router() -> APIRouter:
+def _open_router(engine: Engine) -> APIRouter:
     """What needs no key: health, and the page, which holds no data itself."""
     router = APIRouter()
     folder = files("llmrec.serving") / "page"
     page = {entry.name: entry for entry in folder.iterdir() if entry.is_file()} if folder.is_dir() else {}
 
-    @router.get("/health", responses=error_responses(400, 413), summary="Whether the server is up")
+    @router.get("/health", responses=error_responses(400, 413, 503), summary="Whether the server can answer")
     async def health() -> Health:
+        try:
+            await engine.check()
+        except Exception as error:
+            raise ApiError(503, "The engine has stopped; the server must be started again.") from error
         return Health()
 
     @router.get("/", include_in_schema=False)

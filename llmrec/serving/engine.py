@@ -133,5 +133,13 @@ class Engine(ABC):
         """Write free text. Closing the iterator early stops the work."""
 
     @abstractmethod
+    async def check(self) -> None:
+        """Return where the engine can answer.
+
+        Raises:
+            Exception: whatever stopped it for good.
+        """
+
+    @abstractmethod
     async def close(self) -> None:
         """Finish what is in flight and release the model."""

@@ -16,6 +16,7 @@ _TYPES = {
     429: "rate_limit_error",
     499: "client_closed_request",
     500: "server_error",
+    503: "server_error",
 }
 
 #: Problems of a body that are told at once.

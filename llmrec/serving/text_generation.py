@@ -69,7 +69,7 @@ class TextGeneration(BaseStreamer, StoppingCriteria):
             self._generate()
             text, stopped = self._text()
             ended = bool(self._tokens) and self._tokens[-1] in self._eos_token_ids()
-            self._send(text, "stop" if stopped or ended or self._stop.is_set() else "length")
+            self._send(_whole(text), "stop" if stopped or ended or self._stop.is_set() else "length")
         except Exception as error:  # whatever it is, the reader must not wait for ever
             self._put(error)
 
@@ -118,7 +118,7 @@ class TextGeneration(BaseStreamer, StoppingCriteria):
             return
         # what may be the start of a stop string, or of a character in several tokens, waits
         held = max((_overlap(text, stop) for stop in self._request.stop), default=0)
-        ready = text[: len(text) - held].rstrip("\N{REPLACEMENT CHARACTER}")
+        ready = _whole(text[: len(text) - held])
         if len(ready) > len(self._sent_text):
             self._send(ready, None)
 
@@ -146,3 +146,8 @@ class TextGeneration(BaseStreamer, StoppingCriteria):
 def _overlap(text: str, stop: str) -> int:
     """Length of the longest end of ``text`` that ``stop`` starts with."""
     return next((size for size in range(min(len(stop), len(text)), 0, -1) if text.endswith(stop[:size])), 0)
+
+
+def _whole(text: str) -> str:
+    """``text`` without a character at its end of which only some bytes are written."""
+    return text.rstrip("\N{REPLACEMENT CHARACTER}")

@@ -83,6 +83,10 @@ class TransformersEngine(Engine):
             async for chunk in chunks:
                 yield chunk
 
+    async def check(self) -> None:
+        if self._loop is None or self._loop.done():
+            raise RuntimeError("The loop that ranks has ended.")
+
     async def close(self) -> None:
         while self._waiting:
             await asyncio.sleep(0.01)

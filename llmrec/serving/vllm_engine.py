@@ -160,8 +160,9 @@ class VllmEngine(Engine):
         live = [beam for beam, allowed in enumerate(num_allowed) if allowed]
         # a child that rules forbid may come before one that they allow
         wanted = [min(num_valid[beam], num_beams + num_valid[beam] - num_allowed[beam]) for beam in live]
+        asked = zip(live, wanted, strict=True)
         answers = await asyncio.gather(
-            *(self._next_tokens(prompts[beam], number, loaded) for beam, number in zip(live, wanted, strict=True))
+            *(self._next_tokens(prompts[beam], len(prompts[beam]) - depth, number, loaded) for beam, number in asked)
         )
         by_code = np.full((len(prompts), len(loaded.trie.code_tokens[depth])), -np.inf, dtype=np.float32)
         code_of = loaded.trie.token_codes[depth].numpy()
@@ -171,7 +172,9 @@ class VllmEngine(Engine):
             by_code[beam, codes[codes >= 0]] = values[known][codes >= 0]
         return torch.from_numpy(by_code).unsqueeze(0).gather(-1, children.codes.clamp(min=0))
 
-    async def _next_tokens(self, prompt: list[int], number: int, loaded: _Walked) -> tuple[np.ndarray, np.ndarray]:
+    async def _next_tokens(
+        self, prompt: list[int], prompt_length: int, number: int, loaded: _Walked
+    ) -> tuple[np.ndarray, np.ndarray]:
         """The ``number`` most likely valid next tokens, and their log-probabilities."""
         from vllm import SamplingParams  # noqa: PLC0415 -- as above
 
@@ -182,7 +185,7 @@ class VllmEngine(Engine):
             flat_logprobs=True,
             detokenize=False,
             skip_clone=True,
-            extra_args={"catalog": loaded.catalog.fingerprint},
+            extra_args={"catalog": loaded.catalog.fingerprint, "prompt_length": prompt_length},
         )
         async for output in self._generate(prompt, params):
             found = output.outputs[0].logprobs
@@ -216,10 +219,14 @@ class VllmEngine(Engine):
         finally:
             self._running -= 1
 
+    async def check(self) -> None:
+        await self._engine.check_health()
+
     async def close(self) -> None:
         while self._running:
             await asyncio.sleep(0.01)
         await asyncio.to_thread(self._engine.shutdown)
+        del self._engine  # it would shut down once more when the interpreter ends, and fail
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _generate(self, prompt: list[int], params: "SamplingParams") -> Any:

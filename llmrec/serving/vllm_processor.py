@@ -45,6 +45,7 @@ class _Row(NamedTuple):
     prompt: list[int]
     output: list[int]
     catalog: str
+    prompt_length: int | None
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,8 @@ class CatalogLogitsProcessor(LogitsProcessor):
     ``additional_config`` may say which scores (``SCORES_OPTION``): ``"vocabulary"``, log-probabilities over the whole
     vocabulary and the default, or ``"catalog"``, renormalised over the valid continuations. A request may say in
     ``extra_args`` (``vllm_xargs`` over HTTP): ``constrained`` false, for free text; ``catalog``, the fingerprint of a
-    trie in the folder of ``TRIES_OPTION``, for another catalogue than the model folder's.
+    trie in the folder of ``TRIES_OPTION``, for another catalogue than the model folder's; ``prompt_length``, how many
+    of the prompt's tokens are no part of the item to come, where these may end in item tokens themselves.
 
     Raises:
         DataError, FileNotFoundError, ValueError: if the model's folder is no checkpoint of llmrec's.
@@ -78,6 +80,9 @@ class CatalogLogitsProcessor(LogitsProcessor):
     def validate_params(cls, sampling_params: SamplingParams) -> None:
         """Refuse what could only fail inside the engine."""
         arguments = sampling_params.extra_args or {}
+        length = arguments.get("prompt_length", 0)
+        if not isinstance(length, int) or length < 0:
+            raise ValueError(f"prompt_length is {length!r}; it is a number of tokens.")
         if not _FINGERPRINT.fullmatch(str(arguments.get("catalog", "0" * 16))):
             raise ValueError(f"catalog is {arguments['catalog']!r}; it takes a fingerprint of 16 hex digits.")
 
@@ -111,7 +116,8 @@ class CatalogLogitsProcessor(LogitsProcessor):
             arguments = params.extra_args or {}
             self._rows.pop(index, None)
             if arguments.get("constrained", True):
-                self._rows[index] = _Row(prompt or [], output, arguments.get("catalog", self._own))
+                catalog, length = arguments.get("catalog", self._own), arguments.get("prompt_length")
+                self._rows[index] = _Row(prompt or [], output, catalog, length)
         for source, target, direction in batch_update.moved:
             moved, other = self._rows.pop(source, None), self._rows.pop(target, None)
             if moved is not None:
@@ -158,16 +164,21 @@ class CatalogLogitsProcessor(LogitsProcessor):
     def _prefix(self, row: _Row) -> tuple[int, list[int]]:
         """Depth and codes of the prefix that a request ends with; depth is num_codebooks after an item of its own."""
         num_codebooks = len(self._code_token_ids)
+        if row.prompt_length is not None:
+            written = [*row.prompt[row.prompt_length :], *row.output][:num_codebooks]
+            return len(written), self._codes_of(written)
         tail = row.output[-num_codebooks:]
         if len(tail) < num_codebooks:
             tail = row.prompt[len(tail) - num_codebooks :] + tail
         depth = 1 + self._level(tail[-1])
         if depth == num_codebooks:
             return (num_codebooks, []) if row.output else (0, [])
-        prefix = tail[len(tail) - depth :]
-        if [self._level(token) for token in prefix] != list(range(depth)):
-            return depth, [_NO_CODE] * depth
-        return depth, [int(self._codes[token]) for token in prefix]
+        return depth, self._codes_of(tail[len(tail) - depth :])
+
+    def _codes_of(self, tokens: list[int]) -> list[int]:
+        """Codes of item tokens, one for each level from the first; tokens out of order stand for no item's prefix."""
+        in_order = all(self._level(token) == level for level, token in enumerate(tokens))
+        return [int(self._codes[token]) if in_order else _NO_CODE for token in tokens]
 
     def _level(self, token: int) -> int:
         """Level of an item token; -1 for any other."""

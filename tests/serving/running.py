@@ -22,6 +22,7 @@ class ToldEngine(Engine):
     """Ranks items in the catalogue's order and writes "a b c ..."; waits where it is told to.
 
     Attributes:
+        alive: what ``check`` tells.
         go: cleared, it holds back every answer.
         answer: what to return in place of a list, or an error to raise.
         started, cancelled: lists and texts that were begun, and that were given up.
@@ -35,9 +36,14 @@ class ToldEngine(Engine):
         self.go.set()
         self.answer: RankedList | Exception | None = None
         self.started = self.cancelled = 0
+        self.alive = True
 
     async def start(self) -> None:
         pass
+
+    async def check(self) -> None:
+        if not self.alive:
+            raise RuntimeError("stopped")
 
     async def load(self, catalog: Catalog) -> LoadedCatalog:
         return LoadedCatalog(catalog, self._checkpoint.renderer(catalog))

@@ -57,6 +57,14 @@ def test_the_page_and_its_files(http):
         error_of(http.get(f"/page/{name}"), 404)
 
 
+def test_health_tells_of_an_engine_that_stopped(checkpoint):
+    engine = ToldEngine(checkpoint)
+    with running(checkpoint, engine) as client:
+        assert client.get("/health").json() == {"status": "ok"}
+        engine.alive = False
+        error_of(client.get("/health"), 503)
+
+
 def test_the_openapi_document(http):
     document = http.get("/openapi.json").json()
     assert set(document["paths"]) == {
