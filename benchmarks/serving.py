@@ -9,9 +9,10 @@ unless the users run out. Servers run one at a time on all cores, which the clie
 at the end: `drift` says how much the machine changed meanwhile, and `cpu_ms` what a request cost whoever else was
 busy. Without --checkpoint the model is the demo's with random weights, over a made-up catalogue of MovieLens' size.
 
-Stock vLLM gets what suits it: prefix caching, blocks of 32 tokens instead of the CPU's 128 (half as many tokens are
-computed again for each beam), greedy temperature 0 (no sampler), no access log, and index tensors in its dictionary.
-`--no-async-scheduling`, because a beam's request ends with its first token and scheduling ahead is work for nothing.
+Stock vLLM gets what suits it: prefix caching, blocks of 32 tokens instead of the CPU's 128 (fewer tokens are computed
+again for each beam: up to 1.6 times as fast), greedy temperature 0 (no sampler), index tensors in its dictionary, no
+access log and no statistics. Asynchronous scheduling stays on, its default: neither that nor more or fewer sequences
+at a time (64, 1024) changed what a request costs by more than the machine's own noise.
 All servers run eagerly and in float32. The last line is for machines.
 """
 

@@ -125,7 +125,7 @@ def _command(name: str, checkpoint: Path, port: int, max_beams: int) -> list[str
         *("--model", str(checkpoint), "--host", "127.0.0.1", "--port", str(port), "--dtype", "float32"),
         *("--enforce-eager", "--max-logprobs", str(2 * max_beams), "--logprobs-mode", "processed_logits"),
         *("--logits-processors", "benchmarks.serving_stock:DictTrieProcessor"),
-        *("--block-size", "32", "--no-async-scheduling", "--disable-uvicorn-access-log", "--disable-log-stats"),
+        *("--block-size", "32", "--disable-uvicorn-access-log", "--disable-log-stats"),
     ]
 
 
