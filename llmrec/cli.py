@@ -95,8 +95,8 @@ def _add_serve(commands: "argparse._SubParsersAction") -> None:
 
 def _serve(args: argparse.Namespace) -> None:
     try:
-        from llmrec.serving.server import run_server  # noqa: PLC0415 -- fastapi is an extra
-        from llmrec.serving.settings import ServerSettings  # noqa: PLC0415 -- as above
+        from llmrec.serving.http.server import run_server  # noqa: PLC0415 -- fastapi is an extra
+        from llmrec.serving.http.settings import ServerSettings  # noqa: PLC0415 -- as above
     except ModuleNotFoundError as error:
         raise ImportError(f'{error.name} is not installed; serving needs it: pip install "llmrec[serve]"') from error
     from llmrec.serving.checkpoint import EngineOptions, default_engine, make_engine, open_served  # noqa: PLC0415
@@ -155,7 +155,7 @@ def _add_recommend(commands: "argparse._SubParsersAction") -> None:
 
 
 def _recommend(args: argparse.Namespace) -> None:
-    from llmrec.serving.recommend import RecommendOptions, recommend_file  # noqa: PLC0415 -- torch: --help is quick
+    from llmrec.serving.batch.recommend import RecommendOptions, recommend_file  # noqa: PLC0415 -- torch: --help is quick
 
     options = RecommendOptions(
         k=args.k,

@@ -17,7 +17,7 @@ from llmrec.prompts.history import history_prompt
 from llmrec.prompts.lcrec import seqrec_prompt
 from llmrec.prompts.renderer import SegmentRenderer
 from llmrec.prompts.segments import Segment
-from llmrec.serving.engine import Engine
+from llmrec.serving.engines.engine import Engine
 from llmrec.vocabulary import ItemVocabulary
 
 EngineKind = Literal["transformers", "vllm"]
@@ -85,6 +85,12 @@ class ServedCheckpoint:
     @property
     def is_encoder_decoder(self) -> bool:
         return bool(self.model_config.is_encoder_decoder)
+
+    @property
+    def max_prompt_tokens(self) -> int | None:
+        """Longest prompt of a decoder-only model that leaves room for a semantic ID; None where nothing limits it."""
+        positions = getattr(self.model_config.get_text_config(), "max_position_embeddings", None)
+        return None if self.is_encoder_decoder or positions is None else positions - self.catalog.num_codebooks
 
     @property
     def prompt(self) -> Callable[[Sequence[str]], list[Segment]]:
@@ -169,9 +175,9 @@ def make_engine(kind: EngineKind, checkpoint: ServedCheckpoint, options: EngineO
         ValueError: if vLLM can't run this model.
     """
     if kind == "transformers":
-        from llmrec.serving.transformers_engine import TransformersEngine  # noqa: PLC0415 -- one engine is imported
+        from llmrec.serving.engines.transformers_engine import TransformersEngine  # noqa: PLC0415 -- one engine is imported
 
         return TransformersEngine(checkpoint, options)
-    from llmrec.serving.vllm_engine import VllmEngine  # noqa: PLC0415 -- vllm is an extra
+    from llmrec.serving.engines.vllm_engine import VllmEngine  # noqa: PLC0415 -- vllm is an extra
 
     return VllmEngine(checkpoint, options)

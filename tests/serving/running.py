@@ -12,10 +12,10 @@ import httpx
 import uvicorn
 
 from llmrec.catalog import Catalog
-from llmrec.serving.app import create_app
 from llmrec.serving.checkpoint import EngineOptions, ServedCheckpoint, make_engine
-from llmrec.serving.engine import Engine, LoadedCatalog, RankedList, RankRequest, TextChunk, TextRequest
-from llmrec.serving.settings import ServerSettings
+from llmrec.serving.engines.engine import Engine, LoadedCatalog, RankedList, RankRequest, TextChunk, TextRequest
+from llmrec.serving.http.app import create_app
+from llmrec.serving.http.settings import ServerSettings
 
 
 class ToldEngine(Engine):

@@ -18,8 +18,8 @@ from tests.serving.running import ToldEngine, error_of, running
 SERVER = """
 import sys, time
 from llmrec.serving.checkpoint import EngineOptions, make_engine, open_served
-from llmrec.serving.server import run_server
-from llmrec.serving.settings import ServerSettings
+from llmrec.serving.http.server import run_server
+from llmrec.serving.http.settings import ServerSettings
 
 checkpoint = open_served(sys.argv[1])
 engine = make_engine("transformers", checkpoint, EngineOptions(device="cpu"))
@@ -45,7 +45,7 @@ def http(checkpoint):
 def test_the_page_and_its_files(http):
     index = http.get("/")
     assert index.headers["content-type"] == "text/html; charset=utf-8"
-    assert index.text == (files("llmrec.serving") / "page" / "index.html").read_text()
+    assert index.text == (files("llmrec.serving.http") / "page" / "index.html").read_text()
     for name, kind in (("page.css", "text/css"), ("page.js", "text/javascript")):
         response = http.get(f"/page/{name}")
         assert response.headers["content-type"].startswith(kind)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from llmrec.serving.settings import ServerSettings
+from llmrec.serving.http.settings import ServerSettings
 from tests.serving.running import ToldEngine, error_of, running
 
 ADMIN_ROUTES = ["/v1/catalog/reload", "/v1/catalog/rollback"]

@@ -3,10 +3,10 @@
 import openai
 import pytest
 
-from llmrec.serving.catalogs import code_text
 from llmrec.serving.checkpoint import open_served
-from llmrec.serving.openai_protocol import Message
-from llmrec.serving.prompting import chat_tokens, prompt_tokens
+from llmrec.serving.http.catalogs import code_text
+from llmrec.serving.http.openai_protocol import Message
+from llmrec.serving.http.prompting import chat_tokens, prompt_tokens
 from tests.serving.conftest import save_tiny_checkpoint
 from tests.serving.running import ToldEngine, running
 

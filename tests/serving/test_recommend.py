@@ -15,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrec.schema import DataError
+from llmrec.serving.batch.block import RECOMMENDATIONS, checkpoint_fingerprint
+from llmrec.serving.batch.input import HistoryReader, open_histories
+from llmrec.serving.batch.parts import Output
+from llmrec.serving.batch.recommend import RecommendOptions, recommend_file
 from llmrec.serving.checkpoint import open_served
-from llmrec.serving.recommend import RecommendOptions, recommend_file
-from llmrec.serving.recommend_block import RECOMMENDATIONS, checkpoint_fingerprint
-from llmrec.serving.recommend_input import HistoryReader, open_histories
-from llmrec.serving.recommend_parts import Output
 from tests.decoding.oracle import oracle_ranking, oracle_scores
 from tests.serving.conftest import save_tiny_checkpoint
 from tests.tiny import make_catalog, make_device_trie
@@ -29,7 +29,7 @@ OPTIONS = RecommendOptions(k=5, num_beams=10, batch_size=4, block_size=7, device
 RUN = """
 import sys
 from pathlib import Path
-from llmrec.serving.recommend import RecommendOptions, recommend_file
+from llmrec.serving.batch.recommend import RecommendOptions, recommend_file
 recommend_file(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), RecommendOptions(**eval(sys.argv[4])))
 """
 
@@ -381,7 +381,7 @@ class TestRay:
 
     def test_a_worker_that_sees_another_checkpoint_stops_the_job(self, checkpoint_folder, tmp_path, monkeypatch):
         histories = write(tmp_path / "h.parquet", history=random_histories(5))
-        monkeypatch.setattr("llmrec.serving.recommend.checkpoint_fingerprint", lambda _: "0" * 16)
+        monkeypatch.setattr("llmrec.serving.batch.recommend.checkpoint_fingerprint", lambda _: "0" * 16)
         options = replace(OPTIONS, engine="ray")
         with pytest.raises(RuntimeError, match=r"A Ray worker failed.*was started with 0000000000000000"):
             recommend_file(str(checkpoint_folder), histories, tmp_path / "out.parquet", options)

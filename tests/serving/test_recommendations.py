@@ -4,7 +4,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llmrec.serving.catalogs import code_text
+from llmrec.serving.http.catalogs import code_text
 from tests.serving.running import error_of, running
 
 ROUTE = "/v1/recommendations"

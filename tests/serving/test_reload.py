@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from llmrec.catalog import Catalog
-from llmrec.serving.catalogs import code_text
+from llmrec.serving.http.catalogs import code_text
 from tests.serving.running import ToldEngine, error_of, running, wait_until
 
 ADMIN = {"Authorization": "Bearer boss"}

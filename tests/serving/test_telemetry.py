@@ -7,8 +7,8 @@ import re
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from llmrec.serving.access_log import JsonLines
-from llmrec.serving.engine import RankedList
+from llmrec.serving.engines.engine import RankedList
+from llmrec.serving.http.access_log import JsonLines
 from tests.serving.running import ToldEngine, error_of, running
 
 ROUTE = "/v1/recommendations"

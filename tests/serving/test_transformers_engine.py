@@ -7,7 +7,7 @@ import pytest
 from llmrec.decoding.beam_search import BeamSearch
 from llmrec.decoding.rules import Rules
 from llmrec.serving.checkpoint import EngineOptions, make_engine
-from llmrec.serving.engine import RankRequest, TextRequest
+from llmrec.serving.engines.engine import RankRequest, TextRequest
 
 
 def run(checkpoint, work, **options):

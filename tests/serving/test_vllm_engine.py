@@ -10,7 +10,7 @@ pytest.importorskip("vllm", reason='vLLM is not installed: pip install "llmrec[v
 
 from llmrec.decoding.beam_search import BeamSearch
 from llmrec.serving.checkpoint import EngineOptions, default_engine, make_engine, open_served
-from llmrec.serving.engine import RankRequest, TextRequest
+from llmrec.serving.engines.engine import RankRequest, TextRequest
 from tests.serving.conftest import save_tiny_checkpoint
 from tests.serving.test_transformers_engine import requests
 from tests.tiny import make_catalog
@@ -36,7 +36,7 @@ def _unbound(checkpoint):
 
 def test_one_engine_answers_as_the_decoder_does(checkpoint):
     """One start of vLLM (tens of seconds) for all that needs one."""
-    from llmrec.serving.vllm_stock import StockBeams  # noqa: PLC0415 -- imports vllm
+    from llmrec.serving.engines.vllm_stock import StockBeams  # noqa: PLC0415 -- imports vllm
 
     asked = list(requests(checkpoint))
     plain = [dataclasses.replace(request, rules=None, max_per_first_code=None, trace=False) for request in asked]

@@ -11,7 +11,7 @@ pytest.importorskip("vllm", reason='vLLM is not installed: pip install "llmrec[v
 from vllm import SamplingParams
 from vllm.v1.sample.logits_processor import BatchUpdate, MoveDirectionality
 
-from llmrec.serving.vllm_processor import SCORES_OPTION, TRIES_OPTION, CatalogLogitsProcessor
+from llmrec.serving.engines.vllm_processor import SCORES_OPTION, TRIES_OPTION, CatalogLogitsProcessor
 from llmrec.trie import Trie
 from tests.tiny import random_semantic_ids
 

@@ -13,7 +13,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from llmrec.catalog import Catalog
 from llmrec.decoding.device_trie import DeviceTrie
-from llmrec.serving.engine import RankedList, RankRequest
+from llmrec.serving.engines.engine import RankedList, RankRequest
 
 
 class StockBeams(BeamSearchOnlineMixin):

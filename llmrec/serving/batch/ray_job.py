@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from llmrec.schema import DataError
+from llmrec.serving.batch.block import BlockRecommender, Progress, checkpoint_fingerprint
+from llmrec.serving.batch.input import Histories, HistoryReader
+from llmrec.serving.batch.options import RecommendOptions
+from llmrec.serving.batch.parts import Output
 from llmrec.serving.checkpoint import open_served
-from llmrec.serving.recommend_block import BlockRecommender, Progress, checkpoint_fingerprint
-from llmrec.serving.recommend_input import Histories, HistoryReader
-from llmrec.serving.recommend_options import RecommendOptions
-from llmrec.serving.recommend_parts import Output
 
 
 def run_blocks(

@@ -1,8 +1,8 @@
 """OpenAI fields that would be silently wrong here: refused, each with its reason."""
 
-from llmrec.serving.errors import ApiError
-from llmrec.serving.openai_protocol import ChatRequest, CompletionRequest, GenerationFields
-from llmrec.serving.service import Service
+from llmrec.serving.http.errors import ApiError
+from llmrec.serving.http.openai_protocol import ChatRequest, CompletionRequest, GenerationFields
+from llmrec.serving.http.service import Service
 
 
 def check_completion(service: Service, body: CompletionRequest) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from llmrec.serving.catalogs import ServedCatalog, code_text
-from llmrec.serving.engine import RankedList
-from llmrec.serving.errors import error_responses
-from llmrec.serving.free_text import Piece, stream_texts, text_requests, write_texts
-from llmrec.serving.json_body import JsonRoute
-from llmrec.serving.lists import item_choice, rank_prompts, token_log_probs
-from llmrec.serving.openai_protocol import (
+from llmrec.serving.engines.engine import RankedList
+from llmrec.serving.http.catalogs import ServedCatalog, code_text
+from llmrec.serving.http.errors import error_responses
+from llmrec.serving.http.free_text import Piece, stream_texts, text_requests, write_texts
+from llmrec.serving.http.json_body import JsonRoute
+from llmrec.serving.http.lists import item_choice, rank_prompts, token_log_probs
+from llmrec.serving.http.openai_protocol import (
     ChatChoice,
     ChatCompletion,
     ChatLogprobs,
@@ -27,9 +27,9 @@ from llmrec.serving.openai_protocol import (
     TopLogprob,
     usage_of,
 )
-from llmrec.serving.prompting import chat_tokens
-from llmrec.serving.service import Service
-from llmrec.serving.unsupported import check_chat
+from llmrec.serving.http.prompting import chat_tokens
+from llmrec.serving.http.service import Service
+from llmrec.serving.http.unsupported import check_chat
 
 
 def chat_router(service: Service) -> APIRouter:

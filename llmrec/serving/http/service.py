@@ -9,13 +9,13 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-from llmrec.serving.catalogs import Catalogs, ServedCatalog
 from llmrec.serving.checkpoint import ServedCheckpoint
-from llmrec.serving.engine import Engine, RankedList, RankRequest
-from llmrec.serving.errors import ApiError
-from llmrec.serving.limits import Queue
-from llmrec.serving.settings import ServerSettings
-from llmrec.serving.telemetry import RequestRecord, Telemetry
+from llmrec.serving.engines.engine import Engine, RankedList, RankRequest
+from llmrec.serving.http.catalogs import Catalogs, ServedCatalog
+from llmrec.serving.http.errors import ApiError
+from llmrec.serving.http.limits import Queue
+from llmrec.serving.http.settings import ServerSettings
+from llmrec.serving.http.telemetry import RequestRecord, Telemetry
 
 T = TypeVar("T")
 
@@ -99,7 +99,7 @@ class Service:
         Raises:
             ApiError: 422.
         """
-        limits = (self.settings.max_prompt_tokens, self.engine.max_prompt_tokens)
+        limits = (self.settings.max_prompt_tokens, self.checkpoint.max_prompt_tokens)
         limit = min(limit for limit in limits if limit is not None)
         if not prompt:
             raise ApiError(422, f"{name} is empty: it needs a token or more.", name)

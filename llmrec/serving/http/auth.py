@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llmrec.serving.errors import ApiError, error_response
+from llmrec.serving.http.errors import ApiError, error_response
 
 _ADMIN_PATHS = ("/v1/catalog/reload", "/v1/catalog/rollback")
 

@@ -13,9 +13,9 @@ import torch
 from llmrec.catalog import Catalog
 from llmrec.decoding.beam_search import BeamSearch
 from llmrec.decoding.rules import Rules
+from llmrec.serving.batch.options import RecommendOptions
 from llmrec.serving.checkpoint import ServedCheckpoint, make_engine
-from llmrec.serving.engine import RankRequest
-from llmrec.serving.recommend_options import RecommendOptions
+from llmrec.serving.engines.engine import RankRequest
 
 #: One row per history, in the order of the input; lists are best first, and shorter than k where there were no more.
 RECOMMENDATIONS = pa.schema(

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from llmrec.atomic import atomic_path, write_json
 from llmrec.schema import DataError
-from llmrec.serving.recommend_block import RECOMMENDATIONS
+from llmrec.serving.batch.block import RECOMMENDATIONS
 
 JOB_FILE = "job.json"
 _LOCK_FILE = "lock"

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from fastapi import APIRouter, Request
 
-from llmrec.serving.catalogs import ServedCatalog, code_text
-from llmrec.serving.engine import RankedList, RankRequest
-from llmrec.serving.errors import ApiError, error_responses
-from llmrec.serving.json_body import JsonRoute
-from llmrec.serving.protocol import (
+from llmrec.serving.engines.engine import RankedList, RankRequest
+from llmrec.serving.http.catalogs import ServedCatalog, code_text
+from llmrec.serving.http.errors import ApiError, error_responses
+from llmrec.serving.http.json_body import JsonRoute
+from llmrec.serving.http.protocol import (
     RecommendationRequest,
     Recommendations,
     RecommendedItem,
@@ -18,8 +18,8 @@ from llmrec.serving.protocol import (
     UserHistory,
     UserRecommendations,
 )
-from llmrec.serving.rules import known_rows, search_rules, unknown_items
-from llmrec.serving.service import Service
+from llmrec.serving.http.rules import known_rows, search_rules, unknown_items
+from llmrec.serving.http.service import Service
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ import pyarrow.compute as pc
 
 from llmrec.catalog import Catalog
 from llmrec.schema import DataError
-from llmrec.serving.access_log import LOGGER
 from llmrec.serving.checkpoint import ServedCheckpoint
-from llmrec.serving.engine import Engine, LoadedCatalog, RankRequest
-from llmrec.serving.telemetry import Telemetry
+from llmrec.serving.engines.engine import Engine, LoadedCatalog, RankRequest
+from llmrec.serving.http.access_log import LOGGER
+from llmrec.serving.http.telemetry import Telemetry
 from llmrec.trie import Trie
 from llmrec.vocabulary import code_token
 

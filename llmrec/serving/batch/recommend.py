@@ -11,11 +11,11 @@ from typing import NoReturn
 from tqdm.auto import tqdm
 
 from llmrec.schema import DataError
+from llmrec.serving.batch.block import BlockRecommender, checkpoint_fingerprint
+from llmrec.serving.batch.input import Histories, HistoryReader, InputFacts, check_rows, open_histories
+from llmrec.serving.batch.options import RecommendOptions
+from llmrec.serving.batch.parts import Output
 from llmrec.serving.checkpoint import ServedCheckpoint, open_served
-from llmrec.serving.recommend_block import BlockRecommender, checkpoint_fingerprint
-from llmrec.serving.recommend_input import Histories, HistoryReader, InputFacts, check_rows, open_histories
-from llmrec.serving.recommend_options import RecommendOptions
-from llmrec.serving.recommend_parts import Output
 
 __all__ = ["RecommendOptions", "RecommendSummary", "recommend_file"]
 
@@ -82,7 +82,7 @@ def recommend_file(checkpoint_name: str, histories: Path, output: Path, options:
     _check_output(output, histories)
     source = open_histories(histories, options.exclude_column)
     facts = check_rows(source, checkpoint.catalog, options.unknown_items == "skip")
-    _check_prompts(checkpoint, options, facts)
+    _check_prompts(checkpoint, facts)
     job = {
         "checkpoint": checkpoint_fingerprint(checkpoint.folder),
         "catalog": checkpoint.catalog.fingerprint,
@@ -112,7 +112,7 @@ def _run(
 ) -> float:
     """Write the missing blocks and return the seconds that it took."""
     if options.engine == "ray":
-        from llmrec.serving.recommend_ray import run_blocks  # noqa: PLC0415 -- ray is an extra
+        from llmrec.serving.batch.ray_job import run_blocks  # noqa: PLC0415 -- ray is an extra
 
         with _bar(target, missing) as bar:
             return run_blocks(checkpoint_name, source, target, missing, options, bar.update)
@@ -151,7 +151,7 @@ def _check_output(output: Path, histories: Path) -> None:
         )
 
 
-def _check_prompts(checkpoint: ServedCheckpoint, options: RecommendOptions, facts: InputFacts) -> None:
+def _check_prompts(checkpoint: ServedCheckpoint, facts: InputFacts) -> None:
     """The longest prompt fits the model, and a user without a history has one."""
     renderer, catalog = checkpoint.renderer(checkpoint.catalog), checkpoint.catalog
     if facts.has_empty and not checkpoint.prompt_tokens(renderer, []):
@@ -159,13 +159,11 @@ def _check_prompts(checkpoint: ServedCheckpoint, options: RecommendOptions, fact
             "Some histories are empty, or have no item of the catalog, and the prompt of this checkpoint is nothing "
             "but the history. Leave these users out."
         )
-    positions = getattr(checkpoint.model_config, "max_position_embeddings", None)
-    if positions is None or checkpoint.is_encoder_decoder:
+    room = checkpoint.max_prompt_tokens
+    if room is None:
         return
     # every item has as many tokens as any other, so the longest history has the longest prompt
     longest = len(checkpoint.prompt_tokens(renderer, catalog.item_ids[:1] * facts.longest))
-    # vLLM makes a token of the last position too
-    room = positions - catalog.num_codebooks + (options.engine != "vllm")
     if longest > room:
         raise DataError(
             f"The longest history makes a prompt of {longest} tokens; the model has room for {room} before a semantic "

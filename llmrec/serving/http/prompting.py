@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from jinja2.exceptions import TemplateError
 
 from llmrec.serving.checkpoint import ServedCheckpoint
-from llmrec.serving.errors import ApiError
-from llmrec.serving.openai_protocol import Message
+from llmrec.serving.http.errors import ApiError
+from llmrec.serving.http.openai_protocol import Message
 
 
 def split_prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> Sequence[str | Sequence[int]]:

@@ -11,19 +11,19 @@ from fastapi.responses import Response
 from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
-from llmrec.serving.access_log import AccessLog
-from llmrec.serving.auth import KeyCheck
-from llmrec.serving.catalog_routes import admin_router, catalog_router
-from llmrec.serving.chat import chat_router, models_router
 from llmrec.serving.checkpoint import ServedCheckpoint
-from llmrec.serving.completions import completions_router
-from llmrec.serving.engine import Engine
-from llmrec.serving.errors import ApiError, add_error_handlers, error_responses
-from llmrec.serving.limits import BodyLimit
-from llmrec.serving.protocol import Health
-from llmrec.serving.recommendations import recommendations_router
-from llmrec.serving.service import Service
-from llmrec.serving.settings import ServerSettings
+from llmrec.serving.engines.engine import Engine
+from llmrec.serving.http.access_log import AccessLog
+from llmrec.serving.http.auth import KeyCheck
+from llmrec.serving.http.catalog_routes import admin_router, catalog_router
+from llmrec.serving.http.chat import chat_router, models_router
+from llmrec.serving.http.completions import completions_router
+from llmrec.serving.http.errors import ApiError, add_error_handlers, error_responses
+from llmrec.serving.http.limits import BodyLimit
+from llmrec.serving.http.protocol import Health
+from llmrec.serving.http.recommendations import recommendations_router
+from llmrec.serving.http.service import Service
+from llmrec.serving.http.settings import ServerSettings
 
 _MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
@@ -97,7 +97,7 @@ def _metrics_router(service: Service) -> APIRouter:
 def _open_router(engine: Engine) -> APIRouter:
     """What needs no key: health, and the page, which holds no data itself."""
     router = APIRouter()
-    folder = files("llmrec.serving") / "page"
+    folder = files("llmrec.serving.http") / "page"
     page = {entry.name: entry for entry in folder.iterdir() if entry.is_file()} if folder.is_dir() else {}
 
     @router.get("/health", responses=error_responses(400, 413, 503), summary="Whether the server can answer")

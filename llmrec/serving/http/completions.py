@@ -10,22 +10,22 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from llmrec.serving.catalogs import ServedCatalog, code_text
-from llmrec.serving.engine import RankedList, TextRequest
-from llmrec.serving.errors import ApiError, error_responses
-from llmrec.serving.free_text import Piece, stream_texts, text_requests, write_texts
-from llmrec.serving.json_body import JsonRoute
-from llmrec.serving.lists import item_choice, rank_prompts, token_log_probs
-from llmrec.serving.openai_protocol import (
+from llmrec.serving.engines.engine import RankedList, TextRequest
+from llmrec.serving.http.catalogs import ServedCatalog, code_text
+from llmrec.serving.http.errors import ApiError, error_responses
+from llmrec.serving.http.free_text import Piece, stream_texts, text_requests, write_texts
+from llmrec.serving.http.json_body import JsonRoute
+from llmrec.serving.http.lists import item_choice, rank_prompts, token_log_probs
+from llmrec.serving.http.openai_protocol import (
     Completion,
     CompletionChoice,
     CompletionLogprobs,
     CompletionRequest,
     usage_of,
 )
-from llmrec.serving.prompting import prompt_tokens, split_prompts
-from llmrec.serving.service import Service
-from llmrec.serving.unsupported import check_completion
+from llmrec.serving.http.prompting import prompt_tokens, split_prompts
+from llmrec.serving.http.service import Service
+from llmrec.serving.http.unsupported import check_completion
 
 #: As OpenAI's route, where max_tokens is absent.
 _DEFAULT_TOKENS = 16

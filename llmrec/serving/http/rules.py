@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from llmrec.decoding.rules import Rules
-from llmrec.serving.catalogs import ServedCatalog
-from llmrec.serving.errors import ApiError
-from llmrec.serving.protocol import RuleFields
+from llmrec.serving.http.catalogs import ServedCatalog
+from llmrec.serving.http.errors import ApiError
+from llmrec.serving.http.protocol import RuleFields
 
 #: Unknown ids that a refusal names.
 _MAX_NAMED = 10

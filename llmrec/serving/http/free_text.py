@@ -11,12 +11,12 @@ from fastapi import Request
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from llmrec.serving.engine import Engine, TextChunk, TextRequest
-from llmrec.serving.errors import ApiError
-from llmrec.serving.openai_protocol import GenerationFields
-from llmrec.serving.service import Service, until_disconnect
-from llmrec.serving.telemetry import RequestRecord
-from llmrec.serving.unsupported import token_limit
+from llmrec.serving.engines.engine import Engine, TextChunk, TextRequest
+from llmrec.serving.http.errors import ApiError
+from llmrec.serving.http.openai_protocol import GenerationFields
+from llmrec.serving.http.service import Service, until_disconnect
+from llmrec.serving.http.telemetry import RequestRecord
+from llmrec.serving.http.unsupported import token_limit
 
 Piece = tuple[int, TextChunk]
 
@@ -222,7 +222,7 @@ def _record(http: Request, requests: Sequence[TextRequest]) -> None:
 
 def _room(service: Service, prompt: Sequence[int]) -> int:
     """Tokens that fit behind a prompt."""
-    longest = service.engine.max_prompt_tokens
+    longest = service.checkpoint.max_prompt_tokens
     if longest is None:
         return service.settings.max_text_tokens
-    return max(1, longest + service.checkpoint.catalog.num_codebooks - 1 - len(prompt))
+    return max(1, longest + service.checkpoint.catalog.num_codebooks - len(prompt))

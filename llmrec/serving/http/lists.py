@@ -5,11 +5,11 @@ from typing import TypedDict
 
 from fastapi import Request
 
-from llmrec.serving.catalogs import ServedCatalog
-from llmrec.serving.engine import RankedList, RankRequest
-from llmrec.serving.openai_protocol import GenerationFields
-from llmrec.serving.rules import search_rules
-from llmrec.serving.service import Service
+from llmrec.serving.engines.engine import RankedList, RankRequest
+from llmrec.serving.http.catalogs import ServedCatalog
+from llmrec.serving.http.openai_protocol import GenerationFields
+from llmrec.serving.http.rules import search_rules
+from llmrec.serving.http.service import Service
 from llmrec.vocabulary import code_token
 
 

@@ -5,11 +5,11 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 
-from llmrec.serving.catalogs import Catalogs, Change, ServedCatalog, code_text
-from llmrec.serving.errors import ApiError, error_responses
-from llmrec.serving.json_body import JsonRoute
-from llmrec.serving.protocol import CatalogChange, CatalogState, Item, Items, ReloadRequest
-from llmrec.serving.service import Service
+from llmrec.serving.http.catalogs import Catalogs, Change, ServedCatalog, code_text
+from llmrec.serving.http.errors import ApiError, error_responses
+from llmrec.serving.http.json_body import JsonRoute
+from llmrec.serving.http.protocol import CatalogChange, CatalogState, Item, Items, ReloadRequest
+from llmrec.serving.http.service import Service
 
 
 def catalog_router(service: Service) -> APIRouter:

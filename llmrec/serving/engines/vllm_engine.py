@@ -21,13 +21,13 @@ from llmrec.decoding.ranked_items import RankedItems
 from llmrec.decoding.rules import ItemSubsets, batch_rules
 from llmrec.decoding.trace import BeamTrace
 from llmrec.serving.checkpoint import EngineOptions, ServedCheckpoint
-from llmrec.serving.engine import Engine, LoadedCatalog, RankedList, RankRequest, TextChunk, TextRequest
+from llmrec.serving.engines.engine import Engine, LoadedCatalog, RankedList, RankRequest, TextChunk, TextRequest
 from llmrec.trie import Trie
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
 
-_PROCESSOR = "llmrec.serving.vllm_processor:CatalogLogitsProcessor"
+_PROCESSOR = "llmrec.serving.engines.vllm_processor:CatalogLogitsProcessor"
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,6 @@ class VllmEngine(Engine):
         self._checkpoint = checkpoint
         self._options = options
         self._scores = options.scores or checkpoint.scores
-        positions = getattr(checkpoint.model_config, "max_position_embeddings", None)
-        self.max_prompt_tokens = None if positions is None else positions - checkpoint.catalog.num_codebooks
         self._folder = Path(tempfile.mkdtemp(prefix="llmrec-tries-"))
         self._numbers = count()
         self._running = 0
@@ -86,7 +84,7 @@ class VllmEngine(Engine):
         from vllm.platforms import current_platform  # noqa: PLC0415 -- as above
         from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415 -- as above
 
-        from llmrec.serving.vllm_processor import SCORES_OPTION, TRIES_OPTION  # noqa: PLC0415 -- as above
+        from llmrec.serving.engines.vllm_processor import SCORES_OPTION, TRIES_OPTION  # noqa: PLC0415 -- as above
 
         on_cpu = current_platform.is_cpu()
         if on_cpu:
@@ -111,7 +109,7 @@ class VllmEngine(Engine):
         )
         self._engine = AsyncLLM.from_engine_args(arguments)
         if self._options.beam_search == "stock":
-            from llmrec.serving.vllm_stock import StockBeams  # noqa: PLC0415 -- as above
+            from llmrec.serving.engines.vllm_stock import StockBeams  # noqa: PLC0415 -- as above
 
             self._stock = StockBeams(self._engine)
 

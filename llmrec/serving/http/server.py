@@ -9,11 +9,11 @@ from contextlib import contextmanager, suppress
 
 import uvicorn
 
-from llmrec.serving.access_log import LOGGER, JsonLines
-from llmrec.serving.app import create_app
 from llmrec.serving.checkpoint import ServedCheckpoint
-from llmrec.serving.engine import Engine
-from llmrec.serving.settings import ServerSettings
+from llmrec.serving.engines.engine import Engine
+from llmrec.serving.http.access_log import LOGGER, JsonLines
+from llmrec.serving.http.app import create_app
+from llmrec.serving.http.settings import ServerSettings
 
 #: Longer than clients and balancers keep idle connections, so that it is not this end that drops them.
 _KEEP_ALIVE_SECONDS = 75

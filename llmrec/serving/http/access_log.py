@@ -9,8 +9,8 @@ from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llmrec.serving.errors import ApiError, error_response
-from llmrec.serving.telemetry import RequestRecord, Telemetry
+from llmrec.serving.http.errors import ApiError, error_response
+from llmrec.serving.http.telemetry import RequestRecord, Telemetry
 
 LOGGER = "llmrec.serving"
 

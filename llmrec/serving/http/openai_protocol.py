@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from llmrec.serving.protocol import Positive, RuleFields, StrictModel
+from llmrec.serving.http.protocol import Positive, RuleFields, StrictModel
 
 TokenId = Annotated[int, Field(ge=0, le=2**31 - 1)]
 StopString = Annotated[str, Field(min_length=1)]

@@ -16,7 +16,7 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
-from llmrec.serving.engine import TextChunk, TextRequest
+from llmrec.serving.engines.engine import TextChunk, TextRequest
 
 
 class TextGeneration(BaseStreamer, StoppingCriteria):

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from prometheus_client import Gauge
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from llmrec.serving.errors import ApiError, error_response
+from llmrec.serving.http.errors import ApiError, error_response
 
 
 class BodyLimit:

@@ -15,8 +15,8 @@ from llmrec.decoding.beam_search import BeamSearch
 from llmrec.decoding.device_trie import DeviceTrie
 from llmrec.decoding.trace import BeamTrace
 from llmrec.serving.checkpoint import EngineOptions, ServedCheckpoint
-from llmrec.serving.engine import Engine, LoadedCatalog, RankedList, RankRequest, TextChunk, TextRequest
-from llmrec.serving.text_generation import TextGeneration
+from llmrec.serving.engines.engine import Engine, LoadedCatalog, RankedList, RankRequest, TextChunk, TextRequest
+from llmrec.serving.engines.text_generation import TextGeneration
 from llmrec.trie import Trie
 
 
@@ -59,9 +59,6 @@ class TransformersEngine(Engine):
         self._ranking = ThreadPoolExecutor(1, thread_name_prefix="rank")
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="write")
         self._loop: asyncio.Task[None] | None = None
-        config = checkpoint.model_config
-        positions = None if checkpoint.is_encoder_decoder else getattr(config, "max_position_embeddings", None)
-        self.max_prompt_tokens = None if positions is None else positions - checkpoint.catalog.num_codebooks + 1
 
     async def start(self) -> None:
         self._model = await asyncio.to_thread(self._load_model)

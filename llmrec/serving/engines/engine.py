@@ -102,11 +102,9 @@ class Engine(ABC):
 
     Attributes:
         name: ``transformers`` or ``vllm``.
-        max_prompt_tokens: longest prompt that leaves room for a semantic ID, or None where nothing limits it.
     """
 
     name: str
-    max_prompt_tokens: int | None = None
 
     @abstractmethod
     async def start(self) -> None:

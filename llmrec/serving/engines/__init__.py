@@ -1,0 +1,1 @@
+"""Model runtimes behind one interface: transformers in this process, or vLLM in its own."""

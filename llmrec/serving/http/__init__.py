@@ -1,0 +1,1 @@
+"""The HTTP application: OpenAI's routes, recommendations, the catalogue, and the page."""
