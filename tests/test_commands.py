@@ -48,38 +48,33 @@ _MULTI = "accelerate launch --config_file accelerate_configs/multi_gpu.yaml"
 _LORA = "--config recipes/configs/lcrec/qwen3_lora.yaml"
 _FULL = "--config recipes/configs/lcrec/qwen3_full.yaml"
 
+_CURLS = (
+    "curl http://127.0.0.1:8000/v1/recommendations -H 'Content-Type: application/json' "
+    '-d \'{"users": [{"history": ["50", "172"]}], "k": 5}\'',
+    'curl -X POST http://127.0.0.1:8000/v1/catalog/reload -H "Authorization: Bearer $LLMREC_ADMIN_KEY" '
+    "-H 'Content-Type: application/json' -d '{\"folder\": \"data/ml-100k/semantic_ids\"}'",
+)
+_SERVING_BENCHMARKS = (
+    "python -m vllm.entrypoints.openai.api_server --model CHECKPOINT --logprobs-mode processed_logits "
+    "--logits-processors benchmarks.serving_stock:DictTrieProcessor",
+    "python -m benchmarks.serving_parity --checkpoint outputs/demo --dataset_dir data/ml-100k",
+    "python -m benchmarks.serving --quick",
+    "python -m benchmarks.serving --checkpoint outputs/demo --dataset_dir data/ml-100k",
+    "python -m benchmarks.serving_nuisance abandon http://127.0.0.1:8000/v1/recommendations body.json 8",
+    "python -m benchmarks.serving_soak --engine transformers --checkpoint outputs/demo --dataset_dir data/ml-100k",
+    "python -m benchmarks.serving_soak --engine vllm --reload",
+)
+
 #: Command -> why it is not run here.
 NOT_RUN: dict[str, str] = {
     "llmrec serve outputs/demo": "tests/serving starts it, and runs the client shown with it",
     "pip install -c constraints.txt -e '.[serve]'": "make test has done so",
     "pip uninstall --yes torchvision torchaudio torchcodec": "make test has done so",
-    **{
-        command: "tests/serving/test_documented.py runs it"
-        for command in (
-            "curl http://127.0.0.1:8000/v1/recommendations -H 'Content-Type: application/json' "
-            '-d \'{"users": [{"history": ["50", "172"]}], "k": 5}\'',
-            'curl -X POST http://127.0.0.1:8000/v1/catalog/reload -H "Authorization: Bearer $LLMREC_ADMIN_KEY" '
-            "-H 'Content-Type: application/json' -d '{\"folder\": \"data/ml-100k/semantic_ids\"}'",
-        )
-    },
+    **dict.fromkeys(_CURLS, "tests/serving/test_documented.py runs it"),
     "VLLM_USE_V2_MODEL_RUNNER=0 python -m vllm.entrypoints.openai.api_server --model outputs/demo --logits-processors "
     "llmrec.serving.engines.vllm_processor:CatalogLogitsProcessor --logprobs-mode processed_logits "
     "--max-logprobs 200": "tests/serving/test_vllm_engine.py runs the same loop under the same processor",
-    **{
-        command: "tests/test_serving_benchmark.py runs it at tiny size"
-        for command in (
-            "python -m vllm.entrypoints.openai.api_server --model CHECKPOINT --logprobs-mode processed_logits "
-            "--logits-processors benchmarks.serving_stock:DictTrieProcessor",
-            "python -m benchmarks.serving_parity --checkpoint outputs/demo --dataset_dir data/ml-100k",
-            "python -m benchmarks.serving --quick",
-            "python -m benchmarks.serving --checkpoint outputs/demo --dataset_dir data/ml-100k",
-            "python -m benchmarks.serving_nuisance abandon http://127.0.0.1:8000/v1/recommendations body.json 8",
-            "python -m benchmarks.serving_soak --engine transformers --checkpoint outputs/demo "
-            "--dataset_dir data/ml-100k",
-            "python -m benchmarks.serving_soak --engine vllm --reload",
-        )
-    },
-    "llmrec recommend outputs/lcrec --histories histories.parquet --output recommendations.parquet": "as above",
+    **dict.fromkeys(_SERVING_BENCHMARKS, "tests/test_serving_benchmark.py runs it at tiny size"),
     "make demo": "its recipe is compared with the demo's command below, which is run",
     "make test": "it is what runs this",
     'python -m pytest -m "not slow"': "it would run these tests again",
