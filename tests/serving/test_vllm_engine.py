@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import gc
 
 import pytest
 import torch
@@ -94,6 +95,16 @@ def test_one_engine_answers_as_the_decoder_does(checkpoint):
     assert "".join(chunk.text for chunk in text) == whole
     assert text[-1].finish_reason in ("stop", "length")
     assert "room for a semantic ID" in refused[0]
+
+
+def test_a_catalogue_nobody_holds_leaves_nothing_on_disk(checkpoint):
+    engine = make_engine("vllm", checkpoint, EngineOptions())
+    loaded = [engine._load(make_catalog(40, (8, 8, 4), seed=5)) for _ in range(2)]
+    assert len(list(engine._folder.iterdir())) == 2
+    del loaded[0]
+    gc.collect()
+    (left,) = engine._folder.iterdir()
+    assert left.name == loaded[0].arguments["catalog"]
 
 
 def test_encoder_decoders_are_for_transformers(tmp_path, catalog):

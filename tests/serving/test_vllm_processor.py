@@ -125,7 +125,7 @@ def test_other_catalogues_are_opened_by_name(make, checkpoint, tmp_path):
         )
 
 
-def test_refuses_names_that_are_no_fingerprints():
+def test_refuses_names_that_could_be_paths():
     with pytest.raises(ValueError, match="16 hex digits"):
         CatalogLogitsProcessor.validate_params(SamplingParams(extra_args={"catalog": "../../etc"}))
     CatalogLogitsProcessor.validate_params(SamplingParams())

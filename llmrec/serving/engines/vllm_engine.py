@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import secrets
 import shutil
 import tempfile
+import weakref
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -34,6 +36,7 @@ _PROCESSOR = "llmrec.serving.engines.vllm_processor:CatalogLogitsProcessor"
 class _Walked(LoadedCatalog):
     trie: DeviceTrie
     subsets: ItemSubsets
+    arguments: dict[str, str]  # for the processor: which trie this is; none for the checkpoint's own
 
 
 class VllmEngine(Engine):
@@ -120,11 +123,16 @@ class VllmEngine(Engine):
 
     def _load(self, catalog: Catalog) -> _Walked:
         renderer = self._checkpoint.renderer(catalog)
-        trie = Trie.from_semantic_ids(catalog.semantic_ids)
-        if catalog.fingerprint != self._checkpoint.catalog.fingerprint:
-            trie.save(self._folder / catalog.fingerprint)
-        device_trie = DeviceTrie(trie, renderer.vocabulary.code_token_ids)
-        return _Walked(catalog, renderer, device_trie, ItemSubsets(device_trie, {}))
+        trie = DeviceTrie(Trie.from_semantic_ids(catalog.semantic_ids), renderer.vocabulary.code_token_ids)
+        subsets = ItemSubsets(trie, {})
+        if catalog.fingerprint == self._checkpoint.catalog.fingerprint:
+            return _Walked(catalog, renderer, trie, subsets, {})
+        name = secrets.token_hex(8)
+        trie.trie.save(self._folder / name)
+        walked = _Walked(catalog, renderer, trie, subsets, {"catalog": name})
+        # requests hold on to what they are answered from: with the last of them the files go
+        weakref.finalize(walked, shutil.rmtree, self._folder / name, ignore_errors=True)
+        return walked
 
     async def rank(self, loaded: LoadedCatalog, request: RankRequest) -> RankedList:
         assert isinstance(loaded, _Walked)
@@ -183,7 +191,7 @@ class VllmEngine(Engine):
             flat_logprobs=True,
             detokenize=False,
             skip_clone=True,
-            extra_args={"catalog": loaded.catalog.fingerprint, "prompt_length": prompt_length},
+            extra_args={**loaded.arguments, "prompt_length": prompt_length},
         )
         async for output in self._generate(prompt, params):
             found = output.outputs[0].logprobs

@@ -36,7 +36,7 @@ _MAX_TRIES = 4
 #: Stands for item tokens out of order: neither a code nor the end of an ID.
 _NO_CODE = END - 1
 
-_FINGERPRINT = re.compile("[0-9a-f]{16}")
+_TRIE_NAME = re.compile("[0-9a-f]{16}")
 
 
 class _Row(NamedTuple):
@@ -44,7 +44,7 @@ class _Row(NamedTuple):
 
     prompt: list[int]
     output: list[int]
-    catalog: str
+    catalog: str | None
     prompt_length: int | None
 
 
@@ -54,7 +54,7 @@ class _Place:
 
     rows: list[int]
     nodes: np.ndarray
-    catalog: str
+    catalog: str | None
     depth: int
 
 
@@ -68,7 +68,7 @@ class CatalogLogitsProcessor(LogitsProcessor):
 
     ``additional_config`` may say which scores (``SCORES_OPTION``): ``"vocabulary"``, log-probabilities over the whole
     vocabulary and the default, or ``"catalog"``, renormalised over the valid continuations. A request may say in
-    ``extra_args`` (``vllm_xargs`` over HTTP): ``constrained`` false, for free text; ``catalog``, the fingerprint of a
+    ``extra_args`` (``vllm_xargs`` over HTTP): ``constrained`` false, for free text; ``catalog``, the name of a
     trie in the folder of ``TRIES_OPTION``, for another catalogue than the model folder's; ``prompt_length``, how many
     of the prompt's tokens are no part of the item to come, where these may end in item tokens themselves.
 
@@ -83,8 +83,8 @@ class CatalogLogitsProcessor(LogitsProcessor):
         length = arguments.get("prompt_length", 0)
         if not isinstance(length, int) or length < 0:
             raise ValueError(f"prompt_length is {length!r}; it is a number of tokens.")
-        if not _FINGERPRINT.fullmatch(str(arguments.get("catalog", "0" * 16))):
-            raise ValueError(f"catalog is {arguments['catalog']!r}; it takes a fingerprint of 16 hex digits.")
+        if not _TRIE_NAME.fullmatch(str(arguments.get("catalog", "0" * 16))):
+            raise ValueError(f"catalog is {arguments['catalog']!r}; it takes a name of 16 hex digits.")
 
     def __init__(self, vllm_config: VllmConfig, device: torch.device, is_pin_memory: bool) -> None:  # noqa: ARG002
         self._device = device
@@ -94,7 +94,6 @@ class CatalogLogitsProcessor(LogitsProcessor):
         vocabulary = ItemVocabulary(tokenizer, catalog.codebook_sizes)
         self._code_token_ids = vocabulary.code_token_ids
         self._eos = tokenizer.eos_token_id
-        self._own = catalog.fingerprint
         options = cast(dict[str, str], vllm_config.additional_config)
         self._scores = options.get(SCORES_OPTION, "vocabulary")
         self._folder = options.get(TRIES_OPTION)
@@ -116,7 +115,7 @@ class CatalogLogitsProcessor(LogitsProcessor):
             arguments = params.extra_args or {}
             self._rows.pop(index, None)
             if arguments.get("constrained", True):
-                catalog, length = arguments.get("catalog", self._own), arguments.get("prompt_length")
+                catalog, length = arguments.get("catalog"), arguments.get("prompt_length")
                 self._rows[index] = _Row(prompt or [], output, catalog, length)
         for source, target, direction in batch_update.moved:
             moved, other = self._rows.pop(source, None), self._rows.pop(target, None)
@@ -146,7 +145,7 @@ class CatalogLogitsProcessor(LogitsProcessor):
 
     def _find_places(self) -> list[_Place]:
         """Rows by catalogue and depth, with the node that each is at."""
-        groups: dict[tuple[str, int], tuple[list[int], list[list[int]]]] = {}
+        groups: dict[tuple[str | None, int], tuple[list[int], list[list[int]]]] = {}
         for index, row in self._rows.items():
             depth, codes = self._prefix(row)
             rows, prefixes = groups.setdefault((row.catalog, depth), ([], []))
@@ -184,9 +183,9 @@ class CatalogLogitsProcessor(LogitsProcessor):
         """Level of an item token; -1 for any other."""
         return int(self._levels[token]) if 0 <= token < len(self._levels) else -1
 
-    def _trie(self, catalog: str) -> DeviceTrie | None:
+    def _trie(self, catalog: str | None) -> DeviceTrie | None:
         """The trie of a catalogue, opened when a request first names it; None where there is none."""
-        if catalog == self._own:
+        if catalog is None:
             return self._own_trie
         if catalog not in self._tries:
             path = None if self._folder is None else Path(self._folder) / catalog
