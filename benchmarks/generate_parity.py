@@ -20,11 +20,10 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from benchmarks.decoding_contenders import AllowedTokens, ScoredKeys, equal_but_ties, generate, nested_dictionary
-from benchmarks.score_kinds import make_recommender
 from llmrec.atomic import write_json
 from llmrec.dataset import RecDataset
 from llmrec.decoding.beam_search import BeamSearch
-from llmrec.hub import load_checkpoint
+from llmrec.serving.checkpoint import open_served
 
 TIE = 1e-4
 
@@ -40,16 +39,19 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--output", default="benchmarks/results/generate_parity.json")
     args = parser.parse_args()
-    checkpoint, dataset = load_checkpoint(args.checkpoint), RecDataset.load(args.dataset_dir)
-    recommender = make_recommender(checkpoint, args.num_beams, "vocabulary")
-    vocabulary = recommender.renderer.vocabulary
+    checkpoint, dataset = open_served(args.checkpoint), RecDataset.load(args.dataset_dir)
+    recommender, vocabulary, model = (
+        checkpoint.recommender(args.num_beams),
+        checkpoint.vocabulary,
+        checkpoint.load_model(),
+    )
     histories = [*dataset.test["history"].to_pylist(), *dataset.valid["history"].to_pylist()][: args.num_users]
     rows = [checkpoint.catalog.rows_of(history) for history in histories]
     prompts = [recommender.prompt_tokens(history, is_encoder_decoder=False) for history in rows]
     prompts.sort(key=len, reverse=True)
     batches = [prompts[start : start + args.batch_size] for start in range(0, len(prompts), args.batch_size)]
     item_tokens = vocabulary.item_token_ids(checkpoint.catalog.semantic_ids)
-    search = BeamSearch.from_catalog(checkpoint.model, checkpoint.catalog, vocabulary, scores="vocabulary")
+    search = BeamSearch.from_catalog(model, checkpoint.catalog, vocabulary, scores="vocabulary")
 
     def ours(batch: list[list[int]]) -> Lists:
         ranked = search(batch, args.num_beams)
@@ -61,7 +63,7 @@ def main() -> None:
     known = nested_dictionary(item_tokens)
 
     def theirs(batch: list[list[int]]) -> Lists:
-        return generate_lists(checkpoint.model, batch, known, args.num_beams, item_tokens.shape[1])
+        return generate_lists(model, batch, known, args.num_beams, item_tokens.shape[1])
 
     our_lists, our_seconds = timed(ours, batches, "BeamSearch")
     their_lists, their_seconds = timed(theirs, batches, "generate")
@@ -70,7 +72,7 @@ def main() -> None:
     result = {
         "dataset": dataset.name,
         "split_fingerprint": dataset.fingerprint,
-        "checkpoint_seed": checkpoint.config["seed"],
+        "checkpoint_seed": checkpoint.checkpoint.config["seed"],
         "users": len(prompts),
         "num_beams": args.num_beams,
         "batch_size": args.batch_size,

@@ -17,13 +17,8 @@ import numpy as np
 from llmrec.atomic import write_json
 from llmrec.dataset import RecDataset
 from llmrec.evaluation import Evaluator
-from llmrec.evaluation.recommender import Recommender
-from llmrec.hub import Checkpoint, load_checkpoint
 from llmrec.metrics import paired_bootstrap
-from llmrec.prompts.history import history_prompt
-from llmrec.prompts.lcrec import seqrec_prompt
-from llmrec.prompts.renderer import SegmentRenderer
-from llmrec.vocabulary import ItemVocabulary
+from llmrec.serving.checkpoint import ServedCheckpoint, open_served
 
 KINDS = ("vocabulary", "catalog")
 
@@ -35,46 +30,33 @@ def main() -> None:
     parser.add_argument("--num_beams", type=int, nargs="+", default=[10, 20, 50], help="search widths")
     parser.add_argument("--output", help="JSON file to write as well")
     args = parser.parse_args()
-    checkpoint, dataset = load_checkpoint(args.checkpoint), RecDataset.load(args.dataset_dir)
-    if checkpoint.config["refit"]:
+    served, dataset = open_served(args.checkpoint), RecDataset.load(args.dataset_dir)
+    config = served.checkpoint.config
+    if config["refit"]:
         raise SystemExit(f"{args.checkpoint} was trained with the validation items: use a run with --refit false.")
-    evaluator = Evaluator(dataset, checkpoint.catalog.item_ids, "valid", ks=(10,))
-    rows = [compare(checkpoint, evaluator, num_beams) for num_beams in args.num_beams]
+    evaluator = Evaluator(dataset, served.catalog.item_ids, "valid", ks=(10,))
+    rows = [compare(served, evaluator, num_beams) for num_beams in args.num_beams]
     for row in rows:
         print(json.dumps(row))
     if args.output:
         Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-        write_json(args.output, {"protocol": evaluator.protocol, "config": checkpoint.config, "rows": rows})
+        write_json(args.output, {"protocol": evaluator.protocol, "config": config, "rows": rows})
 
 
-def compare(checkpoint: Checkpoint, evaluator: Evaluator, num_beams: int) -> dict[str, object]:
+def compare(served: ServedCheckpoint, evaluator: Evaluator, num_beams: int) -> dict[str, object]:
     """Validation NDCG@10 and seconds of both kinds at one width, and their paired difference."""
     row: dict[str, object] = {"num_beams": num_beams, "users": len(evaluator.user_ids)}
     per_user: dict[str, np.ndarray] = {}
     for kind in KINDS:
         start = time.perf_counter()
-        ranked = make_recommender(checkpoint, num_beams, kind).recommend(
-            checkpoint.model, evaluator.histories, 10, evaluator.seen, progress=False
+        ranked = served.recommender(num_beams, kind).recommend(
+            served.load_model(), evaluator.histories, 10, evaluator.seen, progress=False
         )
         row[f"seconds_{kind}"] = round(time.perf_counter() - start, 2)
         per_user[kind] = evaluator.evaluate(kind, ranked).per_user["ndcg@10"]
         row[f"ndcg@10_{kind}"] = round(float(per_user[kind].mean()), 5)
     difference = paired_bootstrap(per_user["catalog"], per_user["vocabulary"], 0)
     return {**row, "catalog_minus_vocabulary": difference._asdict()}
-
-
-def make_recommender(checkpoint: Checkpoint, num_beams: int, kind: str) -> Recommender:
-    """The recommender that the checkpoint was validated with, but for width and scores."""
-    vocabulary = ItemVocabulary(checkpoint.tokenizer, checkpoint.catalog.codebook_sizes)
-    prompt = history_prompt if checkpoint.config["history_loss"] == "all" else seqrec_prompt
-    return Recommender(
-        SegmentRenderer(checkpoint.catalog, vocabulary),
-        prompt,
-        checkpoint.config["max_history"],
-        num_beams,
-        batch_size=checkpoint.config["per_device_eval_batch_size"],
-        scores=kind,
-    )
 
 
 if __name__ == "__main__":
