@@ -64,7 +64,9 @@ class Server:
                 yield measure(process)
 
     def description(self) -> dict[str, Any]:
-        return {"server": self.name, "command": " ".join(self.command), "startup_seconds": self.startup_seconds}
+        # names of folders say enough, and paths of a machine mean nothing on another one
+        command = " ".join(Path(part).name if part.startswith("/") else part for part in self.command)
+        return {"server": self.name, "command": command, "startup_seconds": self.startup_seconds}
 
 
 @contextmanager
