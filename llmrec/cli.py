@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 from llmrec.schema import DataError
@@ -32,6 +33,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = build_parser().parse_args(argv)
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("llmrec").setLevel(logging.INFO)
+    if (args.engine or ("vllm" if find_spec("vllm") else "transformers")) != "vllm":
+        # before torch is imported: threads that spin while they wait take the cores from clients and each other
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         args.run(args)
     except (DataError, ValueError, FileNotFoundError, ImportError) as error:
@@ -74,7 +78,10 @@ def _add_serve(commands: "argparse._SubParsersAction") -> None:
     parser.add_argument("--model_name", help="name of the model in requests; the folder's or Hub's own")
     parser.add_argument("--log_level", choices=["debug", "info", "warning", "error"], default="info", help="(info)")
     group = _add_engine_options(parser)
-    group.add_argument("--max_batch_size", type=int, default=32, help="lists ranked at a time by transformers (32)")
+    group.add_argument("--max_batch_size", type=int, default=32, help="transformers: lists in one batch (32)")
+    group.add_argument(
+        "--num_workers", type=int, help="transformers: batches at a time; 1 on a GPU, up to 4 on a CPU's cores"
+    )
     group.add_argument("--tensor_parallel_size", type=int, default=1, help="vllm: GPUs the model is split over (1)")
     group.add_argument("--data_parallel_size", type=int, default=1, help="vllm: copies of the model (1)")
     group.add_argument(
@@ -107,6 +114,7 @@ def _serve(args: argparse.Namespace) -> None:
         device=args.device,
         dtype=args.dtype,
         max_batch_size=args.max_batch_size,
+        num_workers=args.num_workers,
         max_num_beams=args.max_num_beams,
         tensor_parallel_size=args.tensor_parallel_size,
         data_parallel_size=args.data_parallel_size,

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from dataclasses import dataclass
+from math import ceil
 
 import torch
 from transformers import PreTrainedModel
@@ -40,13 +41,14 @@ class _Pending:
 
 
 class TransformersEngine(Engine):
-    """Ranks in one thread, batch after batch, and writes text in another.
+    """Ranks in a thread for each worker, batch after batch, and writes text in another.
 
-    What arrives while a batch runs makes up the next one: an idle server answers at once, a busy one in full batches.
+    What arrives while batches run makes up the next ones, shared among the workers that are free: an idle server
+    answers at once, a busy one in full batches.
 
     Args:
         checkpoint: to serve.
-        options: of these, ``scores``, ``device``, ``dtype`` and ``max_batch_size``.
+        options: of these, ``scores``, ``device``, ``dtype``, ``max_batch_size`` and ``num_workers``.
     """
 
     name = "transformers"
@@ -55,14 +57,17 @@ class TransformersEngine(Engine):
         self._checkpoint = checkpoint
         self._options = options
         self._waiting: deque[_Pending] = deque()
-        self._arrived = asyncio.Event()
-        self._ranking = ThreadPoolExecutor(1, thread_name_prefix="rank")
+        self._arrived = asyncio.Condition()
+        self._free = 0
+        self._workers: list[asyncio.Task[None]] = []
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="write")
-        self._loop: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         self._model = await asyncio.to_thread(self._load_model)
-        self._loop = asyncio.create_task(self._run())
+        num_workers, threads = _workers(self._model.device, self._options.num_workers)
+        # torch keeps the number of threads for each thread that calls it
+        self._ranking = ThreadPoolExecutor(num_workers, "rank", initializer=torch.set_num_threads, initargs=(threads,))
+        self._workers = [asyncio.create_task(self._run()) for _ in range(num_workers)]
 
     async def load(self, catalog: Catalog) -> LoadedCatalog:
         return await asyncio.to_thread(self._load_catalog, catalog)
@@ -70,8 +75,9 @@ class TransformersEngine(Engine):
     async def rank(self, loaded: LoadedCatalog, request: RankRequest) -> RankedList:
         assert isinstance(loaded, _Searched)
         answer = asyncio.get_running_loop().create_future()
-        self._waiting.append(_Pending(loaded, request, answer))
-        self._arrived.set()
+        async with self._arrived:
+            self._waiting.append(_Pending(loaded, request, answer))
+            self._arrived.notify()
         return await answer
 
     async def generate(self, request: TextRequest) -> AsyncIterator[TextChunk]:
@@ -81,15 +87,16 @@ class TransformersEngine(Engine):
                 yield chunk
 
     async def check(self) -> None:
-        if self._loop is None or self._loop.done():
-            raise RuntimeError("The loop that ranks has ended.")
+        if not self._workers or any(worker.done() for worker in self._workers):
+            raise RuntimeError("A worker that ranks has ended.")
 
     async def close(self) -> None:
         while self._waiting:
             await asyncio.sleep(0.01)
-        if self._loop is not None:
-            self._loop.cancel()
-        await asyncio.to_thread(self._ranking.shutdown)
+        for worker in self._workers:
+            worker.cancel()
+        if self._workers:
+            await asyncio.to_thread(self._ranking.shutdown)
         await asyncio.to_thread(self._writing.shutdown)
 
     def _load_model(self) -> PreTrainedModel:
@@ -108,19 +115,30 @@ class TransformersEngine(Engine):
 
     async def _run(self) -> None:
         while True:
-            await self._arrived.wait()
-            self._arrived.clear()
-            while self._waiting:
+            async with self._arrived:
+                self._free += 1
+                await self._arrived.wait_for(lambda: self._waiting)
                 batch = self._take_batch()
-                await asyncio.get_running_loop().run_in_executor(self._ranking, _rank_batch, batch)
+                self._free -= 1
+            await asyncio.get_running_loop().run_in_executor(self._ranking, _rank_batch, batch)
 
     def _take_batch(self) -> list[_Pending]:
-        """The oldest request and those behind it that can run with it."""
+        """The oldest request and those behind it that can run with it, as many as are this worker's share."""
         key = self._waiting[0].key
-        batch = [pending for pending in self._waiting if pending.key == key][: self._options.max_batch_size]
+        alike = [pending for pending in self._waiting if pending.key == key]
+        batch = alike[: min(self._options.max_batch_size, ceil(len(alike) / self._free))]
         taken = set(map(id, batch))
         self._waiting = deque(pending for pending in self._waiting if id(pending) not in taken)
         return [pending for pending in batch if not pending.answer.done()]
+
+
+def _workers(device: torch.device, num_workers: int | None) -> tuple[int, int]:
+    """Batches at a time, and threads for each."""
+    if device.type != "cpu":
+        return num_workers or 1, torch.get_num_threads()
+    cores = torch.get_num_threads()
+    num_workers = num_workers or min(cores, 4)
+    return num_workers, max(1, cores // num_workers)
 
 
 def _rank_batch(batch: Sequence[_Pending]) -> None:
