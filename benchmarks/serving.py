@@ -21,7 +21,7 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from itertools import combinations, product
@@ -81,7 +81,7 @@ Answers = dict[tuple[str, Cell], list[ScoredKeys]]
 def main(argv: list[str] | None = None) -> None:
     settings, output = parse(argv)
     results: dict[str, Any] = {
-        "settings": vars(settings) | {"headline": vars(settings.headline)},
+        "settings": shown(vars(settings)) | {"headline": vars(settings.headline)},
         "hardware": hardware("cpu") | {"load_average": os.getloadavg()[0]},
         "versions": versions() | server_versions(),
         "servers": [],
@@ -124,6 +124,12 @@ def parse(argv: list[str] | None) -> tuple[Settings, Path]:
     output = args.output or Path("benchmarks/results") / ("serving_quick.json" if args.quick else "serving.json")
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in vars(args).items()}
     return Settings(**{key: value for key, value in values.items() if key not in ("quick", "output")}), output
+
+
+def shown(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings for a file that others read: folders by their names, not where they lie on this machine."""
+    names = {key: value and Path(value).name for key, value in settings.items() if key in ("checkpoint", "dataset_dir")}
+    return {key: value for key, value in settings.items() if key != "output"} | names
 
 
 def server_versions() -> dict[str, str]:

@@ -21,7 +21,7 @@ import torch
 from benchmarks.decoding_contenders import ScoredKeys
 from benchmarks.decoding_measure import hardware, versions
 from benchmarks.generate_parity import same_lists
-from benchmarks.serving import server_versions
+from benchmarks.serving import server_versions, shown
 from benchmarks.serving_client import closed_loop, recommendation_body, recommended
 from benchmarks.serving_process import OURS, serving
 from benchmarks.serving_setup import Workload, load_workload
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
             lists[engine] = served_lists(engine, workload, args, folder / f"{engine}.log")
     compared = [compare(first, second, lists) for first, second in combinations(lists, 2)]
     result = {
-        "settings": {key: value for key, value in vars(args).items() if key != "output"},
+        "settings": shown(vars(args)),
         "workload": workload.description,
         "hardware": hardware("cpu"),
         "versions": versions() | server_versions(),

@@ -98,6 +98,11 @@ def test_entries_outside_the_catalogue_and_repeated_ones_are_counted() -> None:
     assert count_faults(lists, frozenset("ab")) == {"invalid": 1, "duplicates": 1}
 
 
+def test_results_name_folders_but_not_where_they_lie() -> None:
+    settings = {"checkpoint": "/home/me/outputs/demo", "dataset_dir": None, "users": (1,), "output": Path("a.json")}
+    assert serving.shown(settings) == {"checkpoint": "demo", "dataset_dir": None, "users": (1,)}
+
+
 def test_the_summary_takes_our_faster_engine_where_the_headline_is() -> None:
     settings, _ = serving.parse(["--beams", "10", "20", "--users", "1", "8"])
     faults = {"errors": 0, "invalid": 0, "duplicates": 0}
@@ -231,6 +236,7 @@ def test_a_load_test_ends_with_its_figures_and_leaves_no_process(tmp_path: Path,
     assert [(run["num_beams"], run["users"]) for run in results["runs"]] == [(4, 1), (4, 2), (8, 1), (8, 2)]
     assert results["not_run"] == []
     assert "random weights" in results["workload"]
+    assert str(tmp_path) not in output.read_text()
     assert output.with_suffix(".png").stat().st_size > 1000
 
 

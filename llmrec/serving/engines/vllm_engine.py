@@ -85,6 +85,7 @@ class VllmEngine(Engine):
     async def start(self) -> None:
         from vllm import AsyncEngineArgs  # noqa: PLC0415 -- as above
         from vllm.platforms import current_platform  # noqa: PLC0415 -- as above
+        from vllm.usage.usage_lib import UsageContext  # noqa: PLC0415 -- as above
         from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415 -- as above
 
         from llmrec.serving.engines.vllm_processor import SCORES_OPTION, TRIES_OPTION  # noqa: PLC0415 -- as above
@@ -110,7 +111,8 @@ class VllmEngine(Engine):
             additional_config={TRIES_OPTION: str(self._folder), SCORES_OPTION: self._scores},
             disable_log_stats=True,
         )
-        self._engine = AsyncLLM.from_engine_args(arguments)
+        # with the batch sizes of vLLM's own server
+        self._engine = AsyncLLM.from_engine_args(arguments, usage_context=UsageContext.OPENAI_API_SERVER)
         if self._options.beam_search == "stock":
             from llmrec.serving.engines.vllm_stock import StockBeams  # noqa: PLC0415 -- as above
 
