@@ -121,14 +121,15 @@ def _serve(args: argparse.Namespace) -> None:
         beam_search=args.beam_search,
     )
     engine = make_engine(args.engine or default_engine(checkpoint), checkpoint, options)
-    keys = tuple(key for key in os.environ.get("LLMREC_API_KEYS", "").split(",") if key)
+    # set but empty, as by a secret that is missing, is an error of ServerSettings, not an open server
+    keys = tuple(os.environ["LLMREC_API_KEYS"].split(",")) if "LLMREC_API_KEYS" in os.environ else ()
     settings = ServerSettings(
         host=args.host,
         port=args.port,
         model_name=args.model_name,
         log_level=args.log_level,
         api_keys=keys,
-        admin_key=os.environ.get("LLMREC_ADMIN_KEY") or None,
+        admin_key=os.environ.get("LLMREC_ADMIN_KEY"),
         max_history_items=args.max_history_items,
         max_k=args.max_k,
         max_num_beams=args.max_num_beams,

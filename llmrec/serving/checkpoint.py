@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrec.catalog import Catalog
@@ -21,6 +22,8 @@ from llmrec.serving.engines.engine import Engine
 from llmrec.vocabulary import ItemVocabulary
 
 EngineKind = Literal["transformers", "vllm"]
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,9 @@ class EngineOptions:
         tensor_parallel_size: GPUs that vLLM splits the model over.
         data_parallel_size: copies of the model that vLLM spreads requests over.
         beam_search: of the vLLM engine: ours, or vLLM's stock loop for comparison.
+
+    Raises:
+        ValueError: if a number is below 1, or the dtype is not one of ``DTYPES``.
     """
 
     scores: ScoreKind | None = None
@@ -50,6 +56,14 @@ class EngineOptions:
     tensor_parallel_size: int = 1
     data_parallel_size: int = 1
     beam_search: Literal["llmrec", "stock"] = "llmrec"
+
+    def __post_init__(self) -> None:
+        for name in ("max_batch_size", "max_num_beams", "tensor_parallel_size", "data_parallel_size", "num_workers"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be 1 or more.")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype is {self.dtype!r}; allowed are {', '.join(DTYPES)}.")
 
 
 @dataclass(frozen=True)
@@ -114,9 +128,16 @@ class ServedCheckpoint:
     def scores(self) -> ScoreKind:
         return self.checkpoint.config.get("beam_scores", DEFAULT_SCORES)
 
-    def load_model(self) -> PreTrainedModel:
-        """The model on the CPU, in the precision it was saved in."""
-        return self.checkpoint.model
+    def load_model(self, device: str = "cpu", dtype: str = "auto") -> PreTrainedModel:
+        """The model.
+
+        Args:
+            device: ``auto`` takes a GPU where there is one.
+            dtype: one of ``DTYPES``; ``auto`` keeps the precision it was saved in.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return self.checkpoint.model.to(device, None if dtype == "auto" else getattr(torch, dtype))
 
     def renderer(self, catalog: Catalog) -> SegmentRenderer:
         """Renders prompts over ``catalog``, which has the codebooks that the model was trained with.

@@ -177,3 +177,9 @@ def test_items(http, catalog):
     error_of(http.get("/v1/items/"), 404)
     error_of(http.get("/v1/items/a/b"), 404)
     error_of(http.get("/v1/items", params={"limit": 101}), 422)
+
+
+def test_beam_trees_are_for_a_few_users(http):
+    body = {"users": [{"history": []}] * 9, "k": 1}
+    assert http.post("/v1/recommendations", json=body).status_code == 200
+    assert "limit is 8" in error_of(http.post("/v1/recommendations", json=body | {"trace": True}), 422)["message"]

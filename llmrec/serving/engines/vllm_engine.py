@@ -60,7 +60,7 @@ class VllmEngine(Engine):
 
     def __init__(self, checkpoint: ServedCheckpoint, options: EngineOptions) -> None:
         # the interface of our logits processor; where CUDA would choose the other runner
-        os.environ.setdefault("VLLM_USE_V2_MODEL_RUNNER", "0")
+        os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
         # workers start clean: vLLM looks through all modules of its process and stumbles over lazy objects in some
         os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
         try:
@@ -154,20 +154,22 @@ class VllmEngine(Engine):
         prompts = [list(request.prompt)]
         while not walk.finished:
             depth, children = walk.depth, walk.children()
-            log_probs = await self._score(loaded, depth, prompts, children, request.num_beams)
+            # a trace shows some of those that die too
+            width = 2 * request.num_beams if request.trace else request.num_beams
+            log_probs = await self._score(loaded, depth, prompts, children, width)
             codes, parents = walk.keep(children, log_probs)
             tokens = loaded.trie.code_tokens[depth][codes[0].clamp(min=0)].tolist()
             prompts = [[*prompts[parent], token] for parent, token in zip(parents[0].tolist(), tokens, strict=True)]
         return _ranked_list(loaded.trie, walk.ranked(), trace, request)
 
     async def _score(
-        self, loaded: _Walked, depth: int, prompts: Sequence[list[int]], children: Children, num_beams: int
+        self, loaded: _Walked, depth: int, prompts: Sequence[list[int]], children: Children, width: int
     ) -> Tensor:
-        """Log-probabilities of the children (1, beams, widest branching); -inf for those that could not live on."""
+        """Log-probabilities (1, beams, branching) of the best ``width`` allowed children of each beam, else -inf."""
         num_valid, num_allowed = children.valid[0].sum(-1).tolist(), children.allowed[0].sum(-1).tolist()
         live = [beam for beam, allowed in enumerate(num_allowed) if allowed]
         # a child that rules forbid may come before one that they allow
-        wanted = [min(num_valid[beam], num_beams + num_valid[beam] - num_allowed[beam]) for beam in live]
+        wanted = [min(num_valid[beam], width + num_valid[beam] - num_allowed[beam]) for beam in live]
         asked = zip(live, wanted, strict=True)
         answers = await asyncio.gather(
             *(self._next_tokens(prompts[beam], len(prompts[beam]) - depth, number, loaded) for beam, number in asked)
@@ -195,10 +197,9 @@ class VllmEngine(Engine):
             skip_clone=True,
             extra_args={**loaded.arguments, "prompt_length": prompt_length},
         )
-        async for output in self._generate(prompt, params):
-            found = output.outputs[0].logprobs
-            return np.array(found.token_ids), np.array(found.logprobs, dtype=np.float32)
-        raise RuntimeError("vLLM ended a request without an answer.")
+        # to its end: a generator that is left early aborts its request, which costs more than the request
+        found = [output.outputs[0].logprobs async for output in self._generate(prompt, params)][-1]
+        return np.array(found.token_ids), np.array(found.logprobs, dtype=np.float32)
 
     async def generate(self, request: TextRequest) -> AsyncIterator[TextChunk]:
         from vllm import SamplingParams  # noqa: PLC0415 -- as above

@@ -39,8 +39,8 @@ class StockBeams(BeamSearchOnlineMixin):
         """
         if request.rules or request.max_per_first_code is not None or request.trace:
             raise ValueError(
-                "Stock beams take no rules and give no trace: leave exclude, allow, prefixes, max_per_first_code, "
-                "exclude_seen and trace out, or start the server with --beam_search llmrec."
+                "Stock beams take no rules and give no trace: send exclude_seen false and no exclude, allow, prefixes, "
+                "max_per_first_code or trace, or start the server with --beam_search llmrec."
             )
         params = BeamSearchParams(beam_width=request.num_beams, max_tokens=catalog.num_codebooks, ignore_eos=True)
         items: list[int] = []

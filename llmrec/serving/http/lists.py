@@ -35,7 +35,7 @@ async def rank_prompts(
         ApiError: where a limit is passed, a rule names what there is not, or the queue is full.
     """
     k, num_beams = service.list_size(body.n or 1, body.num_beams, "n")
-    rules = search_rules(served, body, (), None)
+    rules = await service.prepare(lambda: search_rules(served, body, (), None))
     requests = [RankRequest(prompt, num_beams, k, rules, body.max_per_first_code) for prompt in prompts]
     return await service.rank(http, served, requests)
 

@@ -21,6 +21,9 @@ from llmrec.serving.http.protocol import (
 from llmrec.serving.http.rules import known_rows, search_rules, unknown_items
 from llmrec.serving.http.service import Service
 
+#: Users of one request whose beam trees are returned: each is hundreds of beams.
+_MAX_TRACED = 8
+
 
 @dataclass(frozen=True)
 class _Asked:
@@ -44,7 +47,7 @@ def recommendations_router(service: Service) -> APIRouter:
     async def recommend(body: RecommendationRequest, request: Request) -> Recommendations:
         service.check_model(body.model)
         served = service.catalogs.current
-        _check_users(service, body.users)
+        _check_users(service, body.users, body.trace)
         k, num_beams = service.list_size(body.k, body.num_beams, "k")
         asked = await service.prepare(lambda: _translate(service, served, body, k, num_beams))
         ranked = await service.rank(request, served, [one.ranking for one in asked])
@@ -65,8 +68,11 @@ def recommended(served: ServedCatalog, ranked: RankedList) -> list[RecommendedIt
     ]
 
 
-def _check_users(service: Service, users: Sequence[UserHistory]) -> None:
+def _check_users(service: Service, users: Sequence[UserHistory], trace: bool) -> None:
     settings = service.settings
+    if trace and len(users) > _MAX_TRACED:
+        message = f"trace is for people to look at: users has {len(users)} entries; the limit is {_MAX_TRACED} with it."
+        raise ApiError(422, message, "trace", "limit_exceeded")
     if len(users) > settings.max_users_per_request:
         message = f"users has {len(users)} entries; the limit is {settings.max_users_per_request} in one request."
         raise ApiError(422, message, "users", "limit_exceeded")
