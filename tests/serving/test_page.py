@@ -21,7 +21,7 @@ from tests.serving.page_driver import Page, contrast
 
 pytestmark = pytest.mark.slow
 
-PAGE = Path(__file__).parents[2] / "llmrec" / "serving" / "page"
+PAGE = Path(__file__).parents[2] / "llmrec" / "serving" / "http" / "page"
 KEY = "a-key-for-tests"
 ADMIN_KEY = "another-key-for-tests"
 NUM_LEVELS = 3
