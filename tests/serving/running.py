@@ -12,10 +12,12 @@ import httpx
 import uvicorn
 
 from llmrec.catalog import Catalog
+from llmrec.decoding.device_trie import DeviceTrie
 from llmrec.serving.checkpoint import EngineOptions, ServedCheckpoint, make_engine
 from llmrec.serving.engines.engine import Engine, LoadedCatalog, RankedList, RankRequest, TextChunk, TextRequest
 from llmrec.serving.http.app import create_app
 from llmrec.serving.http.settings import ServerSettings
+from llmrec.trie import Trie
 
 
 class ToldEngine(Engine):
@@ -46,7 +48,9 @@ class ToldEngine(Engine):
             raise RuntimeError("stopped")
 
     async def load(self, catalog: Catalog) -> LoadedCatalog:
-        return LoadedCatalog(catalog, self._checkpoint.renderer(catalog))
+        trie = Trie.from_semantic_ids(catalog.semantic_ids)
+        device_trie = DeviceTrie(trie, self._checkpoint.vocabulary.code_token_ids)
+        return LoadedCatalog(catalog, self._checkpoint.renderer(catalog), device_trie)
 
     async def rank(self, loaded: LoadedCatalog, request: RankRequest) -> RankedList:
         await self._wait()

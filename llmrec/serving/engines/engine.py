@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llmrec.catalog import Catalog
+from llmrec.decoding.device_trie import DeviceTrie
 from llmrec.decoding.rules import Rules
 from llmrec.decoding.trace import TracedBeam
 from llmrec.prompts.renderer import SegmentRenderer
@@ -70,6 +71,18 @@ class TextRequest:
     seed: int | None = None
     stop: Sequence[str] = ()
 
+    def check_room(self, positions: int) -> None:
+        """Refuse what is longer than a model has ``positions`` for.
+
+        Raises:
+            ValueError: if prompt and text together do not fit.
+        """
+        if len(self.prompt) + self.max_tokens > positions:
+            raise ValueError(
+                f"The prompt has {len(self.prompt)} tokens and max_tokens is {self.max_tokens}; the model has "
+                f"{positions} positions for both. Shorten one of them."
+            )
+
 
 @dataclass(frozen=True)
 class TextChunk:
@@ -91,10 +104,16 @@ class LoadedCatalog:
     """A catalogue ready to be searched; engines keep what they need of it in subclasses.
 
     Requests hold on to the one they started with, so that a reload never mixes two.
+
+    Args:
+        catalog: the items.
+        renderer: of prompts about them.
+        trie: their semantic IDs, as the engine searches them.
     """
 
     catalog: Catalog
     renderer: SegmentRenderer
+    trie: DeviceTrie
 
 
 class Engine(ABC):

@@ -33,11 +33,8 @@ class TextGeneration(BaseStreamer, StoppingCriteria):
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, request: TextRequest) -> None:
         positions = None if model.config.is_encoder_decoder else getattr(model.config, "max_position_embeddings", None)
-        if positions is not None and len(request.prompt) + request.max_tokens > positions:
-            raise ValueError(
-                f"The prompt has {len(request.prompt)} tokens and max_tokens is {request.max_tokens}; the model has "
-                f"{positions} positions for both. Shorten one of them."
-            )
+        if positions is not None:
+            request.check_room(positions)
         self._model, self._tokenizer, self._request = model, tokenizer, request
         self._stop = threading.Event()
         self._tokens: list[int] = []

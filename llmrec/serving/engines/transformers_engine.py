@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from math import ceil
 
 import torch
-from transformers import PreTrainedModel
 
 from llmrec.catalog import Catalog
 from llmrec.decoding.beam_search import BeamSearch
@@ -17,6 +16,7 @@ from llmrec.decoding.device_trie import DeviceTrie
 from llmrec.decoding.trace import BeamTrace
 from llmrec.serving.checkpoint import EngineOptions, ServedCheckpoint
 from llmrec.serving.engines.engine import Engine, LoadedCatalog, RankedList, RankRequest, TextChunk, TextRequest
+from llmrec.serving.engines.ranked_lists import ranked_lists
 from llmrec.serving.engines.text_generation import TextGeneration
 from llmrec.trie import Trie
 
@@ -65,8 +65,9 @@ class TransformersEngine(Engine):
         self._writing = ThreadPoolExecutor(1, "write", initializer=torch.set_num_threads, initargs=(self._threads,))
 
     async def start(self) -> None:
-        self._model = await asyncio.to_thread(self._load_model)
-        num_workers, threads = _workers(self._model.device, self._options.num_workers, self._threads)
+        options = self._options
+        self._model = await asyncio.to_thread(self._checkpoint.load_model, options.device, options.dtype)
+        num_workers, threads = _workers(self._model.device, options.num_workers, self._threads)
         self._ranking = ThreadPoolExecutor(num_workers, "rank", initializer=torch.set_num_threads, initargs=(threads,))
         self._workers = [asyncio.create_task(self._run()) for _ in range(num_workers)]
 
@@ -100,16 +101,13 @@ class TransformersEngine(Engine):
             await asyncio.to_thread(self._ranking.shutdown)
         await asyncio.to_thread(self._writing.shutdown)
 
-    def _load_model(self) -> PreTrainedModel:
-        return self._checkpoint.load_model(self._options.device, self._options.dtype)
-
     def _load_catalog(self, catalog: Catalog) -> _Searched:
         torch.set_num_threads(self._threads)
         renderer = self._checkpoint.renderer(catalog)
         trie = Trie.from_semantic_ids(catalog.semantic_ids)
         device_trie = DeviceTrie(trie, renderer.vocabulary.code_token_ids, self._model.device)
         search = BeamSearch(self._model, device_trie, self._options.scores or self._checkpoint.scores)
-        return _Searched(catalog, renderer, search)
+        return _Searched(catalog, renderer, device_trie, search)
 
     async def _run(self) -> None:
         while True:
@@ -165,17 +163,14 @@ def _resolve(future: "asyncio.Future[RankedList]", answer: RankedList | Exceptio
 
 
 def _search(batch: Sequence[_Pending]) -> list[RankedList]:
-    search, first = batch[0].loaded.search, batch[0].request
-    trace = BeamTrace()
-    k = max(pending.request.k for pending in batch)
-    prompts = [pending.request.prompt for pending in batch]
-    rules = [pending.request.rules for pending in batch]
-    ranked = search(prompts, first.num_beams, k, rules, first.max_per_first_code, trace)
-    code_log_probs = trace.code_log_probs(search.trie, ranked.items).tolist()
-    rows = zip(batch, ranked.items.tolist(), ranked.scores.tolist(), code_log_probs, strict=True)
-    answers = []
-    for row, (pending, items, scores, log_probs) in enumerate(rows):
-        count = sum(item >= 0 for item in items[: pending.request.k])
-        levels = trace.levels(search.trie, row, first.num_beams) if pending.request.trace else None
-        answers.append(RankedList(items[:count], scores[:count], log_probs[:count], levels))
-    return answers
+    search, requests = batch[0].loaded.search, [pending.request for pending in batch]
+    trace, first = BeamTrace(), requests[0]
+    ranked = search(
+        [request.prompt for request in requests],
+        first.num_beams,
+        max(request.k for request in requests),
+        [request.rules for request in requests],
+        first.max_per_first_code,
+        trace,
+    )
+    return ranked_lists(search.trie, ranked, trace, requests)

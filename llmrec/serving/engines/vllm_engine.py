@@ -19,11 +19,11 @@ from torch import Tensor
 from llmrec.catalog import Catalog
 from llmrec.decoding.beam_walk import BeamWalk, Children
 from llmrec.decoding.device_trie import DeviceTrie
-from llmrec.decoding.ranked_items import RankedItems
 from llmrec.decoding.rules import ItemSubsets, batch_rules
 from llmrec.decoding.trace import BeamTrace
 from llmrec.serving.checkpoint import EngineOptions, ServedCheckpoint
 from llmrec.serving.engines.engine import Engine, LoadedCatalog, RankedList, RankRequest, TextChunk, TextRequest
+from llmrec.serving.engines.ranked_lists import ranked_lists
 from llmrec.trie import Trie
 
 if TYPE_CHECKING:
@@ -34,7 +34,6 @@ _PROCESSOR = "llmrec.serving.engines.vllm_processor:CatalogLogitsProcessor"
 
 @dataclass(frozen=True)
 class _Walked(LoadedCatalog):
-    trie: DeviceTrie
     subsets: ItemSubsets
     arguments: dict[str, str]  # for the processor: which trie this is; none for the checkpoint's own
 
@@ -49,7 +48,7 @@ class VllmEngine(Engine):
 
     Args:
         checkpoint: to serve.
-        options: of these, all but ``device`` and ``max_batch_size``.
+        options: of these, all but ``device``, ``max_batch_size`` and ``num_workers``.
 
     Raises:
         ImportError: if vLLM is not installed.
@@ -160,7 +159,8 @@ class VllmEngine(Engine):
             codes, parents = walk.keep(children, log_probs)
             tokens = loaded.trie.code_tokens[depth][codes[0].clamp(min=0)].tolist()
             prompts = [[*prompts[parent], token] for parent, token in zip(parents[0].tolist(), tokens, strict=True)]
-        return _ranked_list(loaded.trie, walk.ranked(), trace, request)
+        (answer,) = ranked_lists(loaded.trie, walk.ranked(), trace, [request])
+        return answer
 
     async def _score(
         self, loaded: _Walked, depth: int, prompts: Sequence[list[int]], children: Children, width: int
@@ -205,12 +205,7 @@ class VllmEngine(Engine):
         from vllm import SamplingParams  # noqa: PLC0415 -- as above
         from vllm.sampling_params import RequestOutputKind  # noqa: PLC0415 -- as above
 
-        positions = self._engine.model_config.max_model_len
-        if len(request.prompt) + request.max_tokens > positions:
-            raise ValueError(
-                f"The prompt has {len(request.prompt)} tokens and max_tokens is {request.max_tokens}; the model has "
-                f"{positions} positions for both. Shorten one of them."
-            )
+        request.check_room(self._engine.model_config.max_model_len)
         params = SamplingParams(
             max_tokens=request.max_tokens,
             temperature=request.temperature,
@@ -253,14 +248,3 @@ class VllmEngine(Engine):
         room = self._engine.model_config.max_model_len - loaded.catalog.num_codebooks
         if not 0 < len(request.prompt) <= room:
             raise ValueError(f"The prompt has {len(request.prompt)} tokens; 1 to {room} leave room for a semantic ID.")
-
-
-def _ranked_list(trie: DeviceTrie, ranked: RankedItems, trace: BeamTrace, request: RankRequest) -> RankedList:
-    items = ranked.items[0].tolist()
-    number = sum(item >= 0 for item in items)
-    return RankedList(
-        items[:number],
-        ranked.scores[0, :number].tolist(),
-        trace.code_log_probs(trie, ranked.items)[0, :number].tolist(),
-        trace.levels(trie, 0, request.num_beams) if request.trace else None,
-    )

@@ -28,25 +28,27 @@ class ServedCatalog:
 
     Args:
         loaded: ready to be searched by the engine.
-        trie: its semantic IDs, to check rules before they are queued.
         lower_titles: titles in lower case, to search in.
     """
 
     loaded: LoadedCatalog
-    trie: Trie
     lower_titles: pa.ChunkedArray
 
     @classmethod
     def of(cls, loaded: LoadedCatalog) -> "ServedCatalog":
         """Index what the engine has loaded."""
-        trie = Trie.from_semantic_ids(loaded.catalog.semantic_ids)
         _ = loaded.catalog.fingerprint, loaded.catalog.item_index, loaded.catalog.titles  # now, not in a request
-        return cls(loaded, trie, pc.utf8_lower(loaded.catalog.items["title"]))
+        return cls(loaded, pc.utf8_lower(loaded.catalog.items["title"]))
 
     @property
     def catalog(self) -> Catalog:
         """The items."""
         return self.loaded.catalog
+
+    @property
+    def trie(self) -> Trie:
+        """Its semantic IDs, to check rules before they are queued."""
+        return self.loaded.trie.trie
 
     def semantic_id(self, row: int) -> list[int]:
         """Codes of the item in ``row``."""
