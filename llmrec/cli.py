@@ -5,10 +5,14 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any, TypeVar
 
 from llmrec.schema import DataError
+
+T = TypeVar("T")
 
 _SERVE = """Serve a checkpoint over HTTP, compatible with the openai client. It answers with catalogue items only.
 
@@ -109,37 +113,11 @@ def _serve(args: argparse.Namespace) -> None:
     from llmrec.serving.checkpoint import EngineOptions, default_engine, make_engine, open_served  # noqa: PLC0415
 
     checkpoint = open_served(args.checkpoint)
-    options = EngineOptions(
-        scores=args.scores,
-        device=args.device,
-        dtype=args.dtype,
-        max_batch_size=args.max_batch_size,
-        num_workers=args.num_workers,
-        max_num_beams=args.max_num_beams,
-        tensor_parallel_size=args.tensor_parallel_size,
-        data_parallel_size=args.data_parallel_size,
-        beam_search=args.beam_search,
-    )
+    options = _options(EngineOptions, args)
     engine = make_engine(args.engine or default_engine(checkpoint), checkpoint, options)
     # set but empty, as by a secret that is missing, is an error of ServerSettings, not an open server
     keys = tuple(os.environ["LLMREC_API_KEYS"].split(",")) if "LLMREC_API_KEYS" in os.environ else ()
-    settings = ServerSettings(
-        host=args.host,
-        port=args.port,
-        model_name=args.model_name,
-        log_level=args.log_level,
-        api_keys=keys,
-        admin_key=os.environ.get("LLMREC_ADMIN_KEY"),
-        max_history_items=args.max_history_items,
-        max_k=args.max_k,
-        max_num_beams=args.max_num_beams,
-        max_users_per_request=args.max_users_per_request,
-        max_body_bytes=args.max_body_bytes,
-        max_queue=args.max_queue,
-        max_prompt_tokens=args.max_prompt_tokens,
-        max_text_tokens=args.max_text_tokens,
-        shutdown_seconds=args.shutdown_seconds,
-    )
+    settings = _options(ServerSettings, args, api_keys=keys, admin_key=os.environ.get("LLMREC_ADMIN_KEY"))
     run_server(checkpoint, engine, settings)
 
 
@@ -166,22 +144,14 @@ def _add_recommend(commands: "argparse._SubParsersAction") -> None:
 def _recommend(args: argparse.Namespace) -> None:
     from llmrec.serving.batch.recommend import RecommendOptions, recommend_file  # noqa: PLC0415 -- torch: --help is quick
 
-    options = RecommendOptions(
-        k=args.k,
-        num_beams=args.num_beams,
-        engine=args.engine,
-        scores=args.scores,
-        device=args.device,
-        dtype=args.dtype,
-        batch_size=args.batch_size,
-        block_size=args.block_size,
-        num_workers=args.num_workers,
-        include_seen=args.include_seen,
-        unknown_items=args.unknown_items,
-        exclude_column=args.exclude_column,
-        overwrite=args.overwrite,
-    )
+    options = _options(RecommendOptions, args)
     print(recommend_file(args.checkpoint, args.histories, args.output, options))
+
+
+def _options(kind: type[T], args: argparse.Namespace, **more: Any) -> T:
+    """The dataclass ``kind`` from the arguments of the same names, and ``more``."""
+    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    return kind(**{name: value for name, value in vars(args).items() if name in names}, **more)
 
 
 if __name__ == "__main__":

@@ -67,7 +67,6 @@ class Recommender:
         return rank_items(search, prompts, self.num_beams, k, rules, self.batch_size, progress)
 
     def prompt_tokens(self, history: Sequence[int], is_encoder_decoder: bool) -> list[int]:
-        """Token ids of one user's prompt; an encoder's input ends with the end token, as in training."""
+        """Token ids of one user's prompt."""
         item_ids = [self.renderer.catalog.item_ids[index] for index in history[-self.max_history :]]
-        tokens = self.renderer(self.prompt(item_ids))
-        return [*tokens, self.renderer.eos_token_id] if is_encoder_decoder else tokens
+        return self.renderer.prompt_tokens(self.prompt(item_ids), is_encoder_decoder)

@@ -34,6 +34,11 @@ class SegmentRenderer:
         """
         return self._item_tokens[self.catalog.rows_of([item_id])[0]]
 
+    def prompt_tokens(self, segments: Iterable[Segment], is_encoder_decoder: bool) -> list[int]:
+        """Token ids of a prompt; an encoder's input ends with the end token, as in training."""
+        tokens = self(segments)
+        return [*tokens, self.eos_token_id] if is_encoder_decoder else tokens
+
     def __call__(self, segments: Iterable[Segment]) -> list[int]:
         """Token ids of ``segments``, in order, without any beginning or end token."""
         token_ids: list[int] = []

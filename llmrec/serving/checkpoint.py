@@ -163,8 +163,7 @@ class ServedCheckpoint:
 
     def prompt_tokens(self, renderer: SegmentRenderer, history: Sequence[str]) -> list[int]:
         """Token ids that ask for the item after ``history`` (item ids, oldest first; the latest ``max_history``)."""
-        tokens = renderer(self.prompt(history[-self.max_history :]))
-        return [*tokens, renderer.eos_token_id] if self.is_encoder_decoder else tokens
+        return renderer.prompt_tokens(self.prompt(history[-self.max_history :]), self.is_encoder_decoder)
 
 
 def open_served(name_or_path: str, revision: str | None = None) -> ServedCheckpoint:

@@ -1,7 +1,6 @@
 """``/v1/chat/completions`` and ``/v1/models``."""
 
 import time
-import uuid
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from typing import Any
@@ -14,7 +13,7 @@ from llmrec.serving.http.catalogs import ServedCatalog, code_text
 from llmrec.serving.http.errors import error_responses
 from llmrec.serving.http.free_text import Piece, stream_texts, text_requests, write_texts
 from llmrec.serving.http.json_body import JsonRoute
-from llmrec.serving.http.lists import item_choice, rank_prompts, token_log_probs
+from llmrec.serving.http.lists import GENERATION_RESPONSES, answer_head, item_choice, rank_prompts, token_log_probs
 from llmrec.serving.http.openai_protocol import (
     ChatChoice,
     ChatCompletion,
@@ -35,21 +34,16 @@ from llmrec.serving.http.unsupported import check_chat
 def chat_router(service: Service) -> APIRouter:
     """The route, over ``service``."""
     router = APIRouter(route_class=JsonRoute)
-    responses = error_responses(400, 401, 404, 413, 422, 429)
-    responses[200] = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
 
-    @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=responses, summary="Answer a chat")
+    @router.post(
+        "/v1/chat/completions", response_model=ChatCompletion, responses=GENERATION_RESPONSES, summary="Answer a chat"
+    )
     async def chat(body: ChatRequest, request: Request) -> ChatCompletion | Response:
         check_chat(service, body)
         served = service.catalogs.current
         prompt = await service.prepare(partial(chat_tokens, service.checkpoint, body.messages))
         service.check_prompt(prompt, "messages")
-        head: dict[str, Any] = {
-            "id": f"chatcmpl-{uuid.uuid4().hex}",
-            "created": int(time.time()),
-            "model": service.model_name,
-            "system_fingerprint": served.catalog.fingerprint,
-        }
+        head = answer_head(service, served, "chatcmpl")
         if body.constrained:
             (ranked,) = await rank_prompts(service, request, served, body, [prompt])
             choices = _item_choices(served, ranked, bool(body.logprobs))

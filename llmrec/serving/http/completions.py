@@ -1,7 +1,5 @@
 """``/v1/completions``: items, or free text, after raw prompts."""
 
-import time
-import uuid
 from collections.abc import AsyncIterator, Sequence
 from functools import partial
 from itertools import accumulate
@@ -12,10 +10,10 @@ from fastapi.responses import Response
 
 from llmrec.serving.engines.engine import RankedList, TextRequest
 from llmrec.serving.http.catalogs import ServedCatalog, code_text
-from llmrec.serving.http.errors import ApiError, error_responses
+from llmrec.serving.http.errors import ApiError
 from llmrec.serving.http.free_text import Piece, stream_texts, text_requests, write_texts
 from llmrec.serving.http.json_body import JsonRoute
-from llmrec.serving.http.lists import item_choice, rank_prompts, token_log_probs
+from llmrec.serving.http.lists import GENERATION_RESPONSES, answer_head, item_choice, rank_prompts, token_log_probs
 from llmrec.serving.http.openai_protocol import (
     Completion,
     CompletionChoice,
@@ -34,20 +32,15 @@ _DEFAULT_TOKENS = 16
 def completions_router(service: Service) -> APIRouter:
     """The route, over ``service``."""
     router = APIRouter(route_class=JsonRoute)
-    responses = error_responses(400, 401, 404, 413, 422, 429)
-    responses[200] = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
 
-    @router.post("/v1/completions", response_model=Completion, responses=responses, summary="Complete prompts")
+    @router.post(
+        "/v1/completions", response_model=Completion, responses=GENERATION_RESPONSES, summary="Complete prompts"
+    )
     async def complete(body: CompletionRequest, request: Request) -> Completion | Response:
         check_completion(service, body)
         served = service.catalogs.current
         prompts = await service.prepare(partial(_tokens, service, body))
-        head: dict[str, Any] = {
-            "id": f"cmpl-{uuid.uuid4().hex}",
-            "created": int(time.time()),
-            "model": service.model_name,
-            "system_fingerprint": served.catalog.fingerprint,
-        }
+        head = answer_head(service, served, "cmpl")
         if body.constrained:
             ranked = await rank_prompts(service, request, served, body, prompts)
             choices = _item_choices(served, ranked, body.logprobs is not None)

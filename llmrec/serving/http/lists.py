@@ -1,16 +1,24 @@
-"""Raw prompts to lists: what the two OpenAI routes share where the answer is items."""
+"""What the two OpenAI routes share: the frame of an answer, and raw prompts to lists."""
 
+import time
+import uuid
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from fastapi import Request
 
 from llmrec.serving.engines.engine import RankedList, RankRequest
 from llmrec.serving.http.catalogs import ServedCatalog
+from llmrec.serving.http.errors import error_responses
 from llmrec.serving.http.openai_protocol import GenerationFields
 from llmrec.serving.http.rules import search_rules
 from llmrec.serving.http.service import Service
 from llmrec.vocabulary import code_token
+
+#: What the two routes may answer, for the OpenAPI document.
+GENERATION_RESPONSES = error_responses(400, 401, 404, 413, 422, 429) | {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+}
 
 
 class ItemChoice(TypedDict):
@@ -20,6 +28,16 @@ class ItemChoice(TypedDict):
     title: str
     score: float
     semantic_id: list[int]
+
+
+def answer_head(service: Service, served: ServedCatalog, kind: str) -> dict[str, Any]:
+    """The fields that every answer opens with; ``kind`` begins its id."""
+    return {
+        "id": f"{kind}-{uuid.uuid4().hex}",
+        "created": int(time.time()),
+        "model": service.model_name,
+        "system_fingerprint": served.catalog.fingerprint,
+    }
 
 
 async def rank_prompts(
