@@ -197,7 +197,7 @@ class VllmEngine(Engine):
             skip_clone=True,
             extra_args={**loaded.arguments, "prompt_length": prompt_length},
         )
-        # to its end: a generator that is left early aborts its request, which costs more than the request
+        # to its end: a generator that is left early aborts its request
         found = [output.outputs[0].logprobs async for output in self._generate(prompt, params)][-1]
         return np.array(found.token_ids), np.array(found.logprobs, dtype=np.float32)
 
