@@ -21,7 +21,8 @@ from llmrec.models.from_config import SmallModelConfig, build_small_model, train
 from llmrec.prompts.instructions import build_instructions
 from llmrec.prompts.renderer import SegmentRenderer
 from llmrec.training.arguments import RecommendationSFTConfig
-from llmrec.training.examples import EpochExamples, ExampleSource, HistoryWindows, InstructionExamples
+from llmrec.training.epochs import EpochExamples
+from llmrec.training.examples import ExampleSource, HistoryWindows, InstructionExamples
 from llmrec.training.ranking_trainer import build_trainer
 from llmrec.vocabulary import ItemVocabulary
 

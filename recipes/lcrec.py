@@ -44,9 +44,11 @@ from llmrec.prompts.lcrec import TASKS, seqrec_prompt
 from llmrec.prompts.renderer import SegmentRenderer
 from llmrec.training.arguments import RecommendationSFTConfig, choose_by_validation
 from llmrec.training.backbone import load_backbone, lora_config, merge_adapter
-from llmrec.training.examples import EpochExamples, HistoryWindows, InstructionExamples, TargetExamples
+from llmrec.training.epochs import EpochExamples
+from llmrec.training.examples import HistoryWindows, InstructionExamples, TargetExamples
+from llmrec.training.faults import explain_failures
 from llmrec.training.ranking_trainer import RankingEvaluation, build_trainer
-from llmrec.training.run_folder import open_run
+from llmrec.training.run_folder import RunFolder, open_run, vocabulary_fingerprint
 from llmrec.training.stopwatch import Stopwatch
 
 
@@ -130,12 +132,20 @@ def main(argv: list[str] | None = None) -> None:
     logging.getLogger("llmrec").setLevel(logging.INFO)
     check_arguments(args)
     with PartialState().main_process_first():
-        run = open_run(config.output_dir, run_options(args, config, model_args))
+        run = open_run(config.output_dir, run_options(args, config, model_args), config.resume_from_checkpoint)
     if run.finished:
         if PartialState().is_main_process:
             print(run.report)
             push_checkpoint(run.folder, config, config.push_to_hub)
         return
+    with explain_failures(run.folder, Path(args.dataset_dir)):
+        train_and_test(args, config, model_args, run)
+
+
+def train_and_test(
+    args: LCRecArguments, config: RecommendationSFTConfig, model_args: ModelConfig, run: RunFolder
+) -> None:
+    """Every stage of a run; what earlier calls have finished is read."""
     stopwatch = Stopwatch()
     push, config.push_to_hub = config.push_to_hub, False  # at the end, instead of every trainer checkpoint
 
@@ -149,6 +159,10 @@ def main(argv: list[str] | None = None) -> None:
     # Model and vocabulary
     small = SmallModelConfig(args.architecture, args.hidden_size, args.num_layers, dropout=args.dropout)
     model, tokenizer, vocabulary = load_backbone(model_args, small, catalog, args.initialization, config.seed)
+    inputs = {"split": dataset.fingerprint, "catalog": catalog.fingerprint}
+    inputs["vocabulary"] = vocabulary_fingerprint(tokenizer)
+    with PartialState().main_process_first():
+        run.check_inputs(inputs)
 
     # Prompts: training examples, and the same wording for validation and test
     renderer = SegmentRenderer(catalog, vocabulary)
@@ -160,7 +174,7 @@ def main(argv: list[str] | None = None) -> None:
         raise ValueError("history_loss all needs a decoder-only model: give --history_loss prefix for this one.")
     sources = training_sources(args, dataset, tables, renderer, config.seed)
     epochs = {"eos_token_id": tokenizer.eos_token_id, "is_encoder_decoder": model.config.is_encoder_decoder}
-    training = EpochExamples(sources, max_length=config.max_length, **epochs)
+    training = EpochExamples(sources, max_length=config.max_length, cache_folder=dataset.folder / "tokenized", **epochs)
 
     # Trainer: validation chooses the checkpoint, unless the validation items are trained on too
     validation, rank_validation = None, None
@@ -170,7 +184,7 @@ def main(argv: list[str] | None = None) -> None:
         rank_validation = ranking_evaluation(args, dataset, recommender, config.seed)
     adapter = lora_config(model_args, model, vocabulary)
     patience = args.early_stopping_patience
-    trainer = build_trainer(model, tokenizer, config, training, validation, rank_validation, patience, adapter)
+    trainer = build_trainer(model, tokenizer, config, training, validation, rank_validation, patience, adapter, inputs)
 
     # Train or resume
     with stopwatch.stage("training"):
@@ -202,7 +216,8 @@ def push_checkpoint(folder: Path, config: RecommendationSFTConfig, push: bool) -
 def run_options(args: LCRecArguments, config: RecommendationSFTConfig, model_args: ModelConfig) -> dict[str, Any]:
     """Everything that can change the result, as JSON values."""
     training = config.to_dict()
-    for name in ("output_dir", "logging_dir", "run_name", "report_to", "disable_tqdm", "push_to_hub", "hub_model_id"):
+    elsewhere = ("output_dir", "logging_dir", "run_name", "report_to", "disable_tqdm", "push_to_hub", "hub_model_id")
+    for name in (*elsewhere, "resume_from_checkpoint"):
         training.pop(name, None)
     training = {name: value for name, value in training.items() if not name.startswith(("hub_", "logging_", "log_"))}
     return json.loads(json.dumps({**asdict(args), **asdict(model_args), **training}, default=str))

@@ -22,6 +22,14 @@ class SegmentRenderer:
         self._item_tokens = vocabulary.item_token_ids(catalog.semantic_ids).tolist()
         self._encode_text = lru_cache(maxsize=100_000)(vocabulary.encode_text)
 
+    def __reduce__(self) -> tuple[type["SegmentRenderer"], tuple[Catalog, ItemVocabulary]]:
+        return SegmentRenderer, (self.catalog, self.vocabulary)  # the cache of texts stays behind
+
+    @property
+    def content(self) -> list[str]:
+        """What decides how segments become token ids, for the hash of what they became."""
+        return [self.catalog.fingerprint, self.vocabulary.tokenizer.backend_tokenizer.to_str()]
+
     @property
     def eos_token_id(self) -> int:
         return self.vocabulary.tokenizer.eos_token_id

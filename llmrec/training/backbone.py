@@ -17,6 +17,7 @@ from llmrec.catalog import Catalog
 from llmrec.models.from_config import SmallModelConfig, build_small_model, train_text_tokenizer
 from llmrec.prompts.history import HISTORY_OPENING
 from llmrec.prompts.lcrec import TEMPLATES
+from llmrec.training.varlen_attention import register_varlen_attention
 from llmrec.vocabulary import Initialization, ItemVocabulary, bind_catalog, check_catalog, resize_embeddings
 
 logger = logging.getLogger(__name__)
@@ -63,6 +64,7 @@ def _load_pretrained(
     config = AutoConfig.from_pretrained(name, revision=revision)
     auto_class = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     quantization = get_quantization_config(model_args) if quantized else None
+    register_varlen_attention()
     model = auto_class.from_pretrained(
         name,
         revision=revision,

@@ -2,15 +2,13 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from datasets import Dataset
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from llmrec.prompts.history import history_prompt
-from llmrec.prompts.lcrec import Example, draw_template, render
+from llmrec.prompts.lcrec import TEMPLATES, Example, draw_template, render
 from llmrec.prompts.renderer import SegmentRenderer
 from llmrec.prompts.segments import Segment
 
@@ -25,7 +23,14 @@ class TokenizedExample(NamedTuple):
 
 
 class ExampleSource(ABC):
-    """Examples of one kind. ``example(row, epoch)`` depends on its arguments and the seed only."""
+    """Examples of one kind. ``example(row, epoch)`` depends on its arguments and the seed only.
+
+    ``content`` holds everything that decides what the examples are: tokenized ones are cached under its hash.
+    """
+
+    @property
+    @abstractmethod
+    def content(self) -> list[Any]: ...
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -59,6 +64,10 @@ class HistoryWindows(ExampleSource):
         self._counts = counts
         self._opening = renderer(history_prompt([]))
 
+    @property
+    def content(self) -> list[Any]:
+        return [type(self).__name__, self.renderer.content, self.sequences, self._opening, self.window, self.seed]
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -90,6 +99,10 @@ class InstructionExamples(ExampleSource):
         self.table = table
         self.renderer = renderer
         self.seed = seed
+
+    @property
+    def content(self) -> list[Any]:
+        return [type(self).__name__, self.renderer.content, self.table.to_pydict(), TEMPLATES, self.seed]
 
     def __len__(self) -> int:
         return self.table.num_rows
@@ -125,6 +138,12 @@ class TargetExamples(ExampleSource):
         self.renderer = renderer
         self.ends = ends
 
+    @property
+    def content(self) -> list[Any]:
+        # one prompt says how all are worded
+        wording = self.prompt(self.histories[0]) if len(self) else None
+        return [type(self).__name__, self.renderer.content, self.histories, self.targets, wording, self.ends]
+
     def __len__(self) -> int:
         return len(self.targets)
 
@@ -132,64 +151,3 @@ class TargetExamples(ExampleSource):
         completion = self.renderer.item_tokens(self.targets[row])
         end = [self.renderer.eos_token_id] if self.ends else []
         return TokenizedExample(self.renderer(self.prompt(self.histories[row])), completion + end)
-
-
-class EpochExamples:
-    """The training set of one epoch as a ``datasets.Dataset`` whose rows are drawn when they are read.
-
-    Args:
-        sources: concatenated in order.
-        eos_token_id: appended to each prompt of an encoder-decoder.
-        is_encoder_decoder: prompt and completion go to the encoder and the decoder instead of one sequence.
-        max_length: longest sequence in tokens; a longer prompt loses its beginning.
-    """
-
-    def __init__(
-        self, sources: Sequence[ExampleSource], eos_token_id: int, is_encoder_decoder: bool, max_length: int
-    ) -> None:
-        self.sources = sources
-        self.eos_token_id = eos_token_id
-        self.is_encoder_decoder = is_encoder_decoder
-        self.max_length = max_length
-        self.epoch = 0
-        self._starts = np.cumsum([0, *map(len, sources)])
-        if self._starts[-1] == 0:
-            raise ValueError("There is no training example: every history has fewer than two items.")
-
-    def dataset(self) -> Dataset:
-        """Rows ``input_ids`` and ``labels`` (with -100 where there is no loss)."""
-        return Dataset.from_dict({"row": list(range(int(self._starts[-1])))}).with_transform(self._read)
-
-    def _read(self, batch: dict[str, list[int]]) -> dict[str, list[list[int]]]:
-        examples = [self.tokenized(row) for row in batch["row"]]
-        return {"input_ids": [ids for ids, _ in examples], "labels": [labels for _, labels in examples]}
-
-    def tokenized(self, row: int) -> tuple[list[int], list[int]]:
-        """(input_ids, labels) of one row in the current epoch."""
-        source = int(np.searchsorted(self._starts, row, side="right")) - 1
-        prompt, completion = self.sources[source].example(row - int(self._starts[source]), self.epoch)
-        if self.is_encoder_decoder:
-            return [*prompt[-(self.max_length - 1) :], self.eos_token_id], completion
-        room = self.max_length - len(completion)
-        if room < 0:
-            raise ValueError(
-                f"A completion of {len(completion)} tokens is longer than max_length {self.max_length}: raise it."
-            )
-        prompt = prompt[len(prompt) - room :] if len(prompt) > room else prompt
-        return prompt + completion, [IGNORED_LABEL] * len(prompt) + completion
-
-
-class EpochCallback(TrainerCallback):
-    """Tells the examples which epoch they are drawn for; on a resumed run, too."""
-
-    def __init__(self, examples: EpochExamples) -> None:
-        self.examples = examples
-
-    def on_epoch_begin(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        **kwargs: object,  # noqa: ARG002
-    ) -> None:
-        self.examples.epoch = int(state.epoch or 0)

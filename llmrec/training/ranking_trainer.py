@@ -1,9 +1,13 @@
 """TRL's and transformers' trainers, with validation by ranking the catalogue beside the validation loss."""
 
-from collections.abc import Callable
+import copy
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from datasets import Dataset
 from peft import PeftConfig
+from torch.utils.data import Sampler
 from transformers import (
     DataCollatorForSeq2Seq,
     EarlyStoppingCallback,
@@ -17,17 +21,26 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTConfig, SFTTrainer
 
-from llmrec.training.examples import EpochCallback, EpochExamples
+from llmrec.training.epochs import EpochCallback, EpochExamples, GroupedSampler
+from llmrec.training.faults import FaultTolerance
+from llmrec.training.packing import PackedCollator
+from llmrec.training.varlen_attention import flattens_batches
 
 #: Validation by ranking: the model in, metrics without a prefix out (``{"ndcg@10": ...}``).
 RankingEvaluation = Callable[[PreTrainedModel], dict[str, float]]
 
 
-class _RankingEvaluation:
+class _RankingEvaluation(FaultTolerance):
     """Adds ranking metrics to those of the evaluation loop, so that logs, early stopping and the choice of the best
-    checkpoint all see them."""
+    checkpoint all see them, and groups batches by the lengths of the epoch."""
 
     ranking_evaluation: RankingEvaluation | None = None
+    train_examples: EpochExamples
+
+    def _get_train_sampler(self, *args: Any) -> Sampler | None:
+        if self.args.train_sampling_strategy == "group_by_length":  # type: ignore[attr-defined]
+            return GroupedSampler(self.args.train_batch_size, self.train_examples, self.args.seed)  # type: ignore[attr-defined]
+        return super()._get_train_sampler(*args)  # type: ignore[misc]
 
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)  # type: ignore[misc]
@@ -55,6 +68,7 @@ def build_trainer(
     ranking_evaluation: RankingEvaluation | None,
     early_stopping_patience: int | None,
     peft_config: PeftConfig | None = None,
+    inputs: Mapping[str, str] | None = None,
 ) -> Trainer:
     """The trainer that fits the model's architecture.
 
@@ -67,13 +81,20 @@ def build_trainer(
         ranking_evaluation: validation by ranking; None leaves the loss alone.
         early_stopping_patience: evaluations without a better ``metric_for_best_model`` before training stops.
         peft_config: LoRA, or None for full fine-tuning.
+        inputs: fingerprints of what is trained on, noted in every checkpoint.
     """
     callbacks: list[TrainerCallback] = [EpochCallback(train_examples)]
     if early_stopping_patience is not None and valid_examples is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience))
+    if args.packing and model.config.is_encoder_decoder:
+        raise ValueError("packing is for decoder-only models: give --train_sampling_strategy group_by_length instead.")
+    if args.packing and args.train_sampling_strategy == "group_by_length":
+        raise ValueError("packed sequences are of one length: give packing or group_by_length, not both.")
+    with args.main_process_first(desc="tokenizing"):
+        train_dataset = _train_dataset(train_examples, args)
     shared: dict[str, Any] = {
         "model": model,
-        "train_dataset": train_examples.dataset(),
+        "train_dataset": train_dataset,
         "eval_dataset": None if valid_examples is None else valid_examples.dataset(),
         "processing_class": tokenizer,
         "callbacks": callbacks,
@@ -84,13 +105,36 @@ def build_trainer(
         collator = DataCollatorForSeq2Seq(tokenizer, model=model)
         trainer: Trainer = RankingSeq2SeqTrainer(args=_seq2seq_arguments(args), data_collator=collator, **shared)
     else:
-        trainer = RankingSFTTrainer(args=args, peft_config=peft_config, **shared)
+        collator = None
+        if args.packing and not flattens_batches(model.config._attn_implementation):
+            # TRL's packing flattens a batch to one sequence, which needs the kernels; with others the rows stay apart
+            args = copy.copy(args)
+            args.packing = False
+            collator = PackedCollator(tokenizer.pad_token_id, args.pad_to_multiple_of)
+        trainer = RankingSFTTrainer(args=args, peft_config=peft_config, data_collator=collator, **shared)
         head = trainer.model.get_output_embeddings()
         if not hasattr(head, "bias"):
             # TRL's fused head reads it, and PEFT's wrapper around trained rows passes on the weight only
             head.bias = None
     trainer.ranking_evaluation = ranking_evaluation
+    trainer.inputs = inputs
+    trainer.train_examples = train_examples
     return trainer
+
+
+def _train_dataset(examples: EpochExamples, args: SFTConfig) -> Dataset:
+    """The training rows, with every epoch that will be trained tokenized beforehand."""
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+    def num_epochs(rows: int) -> int:
+        return math.ceil(args.max_steps * batch / rows if args.max_steps > 0 else args.num_train_epochs)
+
+    if args.packing:
+        rows = len(examples.packed_dataset(1))
+        return examples.packed_dataset(max(1, num_epochs(rows)))
+    for epoch in range(num_epochs(len(examples))):
+        examples.tokenized(epoch)
+    return examples.dataset()
 
 
 def _seq2seq_arguments(args: SFTConfig) -> Seq2SeqTrainingArguments:

@@ -1,0 +1,93 @@
+"""What the trainers train on: packed, grouped and plain batches of the same examples, and which models take which."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import Trainer
+
+from llmrec.prompts.history import history_prompt
+from llmrec.prompts.renderer import SegmentRenderer
+from llmrec.training.arguments import RecommendationSFTConfig
+from llmrec.training.epochs import EpochExamples
+from llmrec.training.examples import ExampleSource, HistoryWindows, TargetExamples
+from llmrec.training.ranking_trainer import build_trainer
+from tests.tiny import make_catalog, make_model
+
+CATALOG = make_catalog(num_items=30)
+
+
+def _trainer(tmp_path, source=HistoryWindows, architecture: str = "qwen3", **options) -> Trainer:
+    model, tokenizer, vocabulary = make_model(CATALOG, architecture)
+    renderer = SegmentRenderer(CATALOG, vocabulary)
+    config = RecommendationSFTConfig(
+        output_dir=str(tmp_path), save_strategy="no", disable_tqdm=True, logging_steps=1, **options
+    )
+    is_encoder_decoder = model.config.is_encoder_decoder
+    examples = EpochExamples([_source(source, renderer)], tokenizer.eos_token_id, is_encoder_decoder, 64)
+    return build_trainer(model, tokenizer, config, examples, None, None, None)
+
+
+def _source(kind: type[ExampleSource], renderer: SegmentRenderer) -> ExampleSource:
+    rng = np.random.default_rng(0)
+    sequences = [[str(item) for item in rng.permutation(30)[: rng.integers(3, 12)]] for _ in range(80)]
+    if kind is HistoryWindows:
+        return HistoryWindows(sequences, renderer, 12, seed=0)
+    targets = [sequence[-1] for sequence in sequences]
+    return TargetExamples([s[:-1] for s in sequences], targets, history_prompt, renderer, ends=True)
+
+
+def _pass_loss(trainer: Trainer) -> float:
+    """Mean loss of a target over one pass, as training computes it, in the trainer's own batches."""
+    total, targets = 0.0, 0
+    trainer.model.eval()
+    for batch in trainer.get_train_dataloader():
+        count = (batch["labels"][:, 1:] != -100).sum() if "position_ids" in batch else (batch["labels"] != -100).sum()
+        with torch.no_grad():
+            total += float(trainer.compute_loss(trainer.model, batch)) * int(count)
+        targets += int(count)
+    return total / targets
+
+
+@pytest.mark.parametrize("source", [HistoryWindows, TargetExamples])
+def test_packed_and_grouped_batches_have_the_loss_of_plain_ones(tmp_path, source) -> None:
+    plain = _pass_loss(_trainer(tmp_path, source, per_device_train_batch_size=4))
+    packed = _pass_loss(_trainer(tmp_path, source, per_device_train_batch_size=2, packing=True))
+    grouped = _pass_loss(
+        _trainer(tmp_path, source, per_device_train_batch_size=4, train_sampling_strategy="group_by_length")
+    )
+    assert packed == pytest.approx(plain, abs=1e-4)
+    assert grouped == pytest.approx(plain, abs=1e-4)
+
+
+def test_packing_takes_fewer_rows_and_grouping_less_padding(tmp_path) -> None:
+    def shapes(**options) -> list[tuple[int, ...]]:
+        loader = _trainer(tmp_path, **options).get_train_dataloader()
+        return [tuple(batch["input_ids"].shape) for batch in loader]
+
+    plain, packed = shapes(per_device_train_batch_size=4), shapes(per_device_train_batch_size=4, packing=True)
+    grouped = shapes(per_device_train_batch_size=4, train_sampling_strategy="group_by_length")
+    assert sum(rows for rows, _ in packed) < sum(rows for rows, _ in plain) == sum(rows for rows, _ in grouped) == 80
+    tokens = [sum(rows * length for rows, length in batches) for batches in (plain, grouped, packed)]
+    assert tokens[1] < tokens[0]
+    assert tokens[2] < tokens[0]
+
+
+def test_packing_and_grouping_exclude_each_other(tmp_path) -> None:
+    with pytest.raises(ValueError, match="not both"):
+        _trainer(tmp_path, packing=True, train_sampling_strategy="group_by_length")
+
+
+def test_packing_is_refused_for_an_encoder_decoder(tmp_path) -> None:
+    with pytest.raises(ValueError, match=r"decoder-only.*group_by_length"):
+        _trainer(tmp_path, TargetExamples, architecture="t5", packing=True)
+
+
+@pytest.mark.parametrize("options", [{"packing": True}, {"packing": True, "max_steps": 30}, {"max_steps": 30}])
+def test_it_trains_over_several_epochs_with_all_of_them_tokenized_before(tmp_path, options) -> None:
+    trainer = _trainer(tmp_path, per_device_train_batch_size=4, num_train_epochs=3, **options)
+    callback = next(c for c in trainer.callback_handler.callbacks if hasattr(c, "examples"))
+    before = set(callback.examples._tokenized)
+    trainer.train()
+    assert set(callback.examples._tokenized) == before
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    assert losses[-1] < losses[0]
