@@ -154,7 +154,6 @@ def train_and_test(
         dataset = open_dataset(args)
         catalog, item_tokenizer_folder = open_catalog(args, dataset, config.seed)
         tables = open_instructions(args, dataset, config.seed)
-        run.check_inputs({"split": dataset.fingerprint, "catalog": catalog.fingerprint})
 
     # Model and vocabulary
     small = SmallModelConfig(args.architecture, args.hidden_size, args.num_layers, dropout=args.dropout)
