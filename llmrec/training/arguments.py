@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from trl import SFTConfig
 
+from llmrec.training.run_folder import RESUME_AUTO
+
 
 @dataclass
 class RecommendationSFTConfig(SFTConfig):
@@ -30,6 +32,13 @@ class RecommendationSFTConfig(SFTConfig):
     save_strategy: str = field(default="epoch", metadata={"help": "When to save, and so from where a run resumes."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Training checkpoints kept."})
     ddp_timeout: int = field(default=21_600, metadata={"help": "Seconds that other processes wait for the data stage."})
+    resume_from_checkpoint: str | None = field(
+        default=RESUME_AUTO,
+        metadata={"help": "auto: the run's last complete checkpoint, if any. Or the path of a complete checkpoint."},
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Hide such losses from the log; training stops at one, so there are none."}
+    )
     report_to: str = field(default="none", metadata={"help": "Experiment tracker: tensorboard, wandb, trackio ..."})
     seed: int = field(default=42, metadata={"help": "Of everything drawn: weights, windows, templates, order."})
 
