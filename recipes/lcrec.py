@@ -43,13 +43,14 @@ from llmrec.prompts.instructions import build_instructions
 from llmrec.prompts.lcrec import TASKS, seqrec_prompt
 from llmrec.prompts.renderer import SegmentRenderer
 from llmrec.training.arguments import RecommendationSFTConfig, choose_by_validation
-from llmrec.training.backbone import load_backbone, lora_config, merge_adapter
+from llmrec.training.backbone import load_backbone
 from llmrec.training.epochs import EpochExamples
 from llmrec.training.examples import HistoryWindows, InstructionExamples, TargetExamples
 from llmrec.training.faults import explain_failures
 from llmrec.training.ranking_trainer import RankingEvaluation, build_trainer
 from llmrec.training.run_folder import RunFolder, open_run, vocabulary_fingerprint
 from llmrec.training.stopwatch import Stopwatch
+from llmrec.training.tuning import adapter_config, merge_adapter, tuning_name
 
 
 @dataclass
@@ -93,6 +94,10 @@ class LCRecArguments:
     initialization: Literal["text", "default"] = field(
         default="text",
         metadata={"help": "New rows of a pretrained model: from item titles, or random."},
+    )
+    vocabulary_only: bool = field(
+        default=False,
+        metadata={"help": "Train the new vocabulary rows alone: a first stage, whose checkpoint the next starts from."},
     )
     architecture: Literal["qwen3", "t5"] = field(
         default="qwen3", metadata={"help": "Small model built when no --model_name_or_path is given; t5 is TIGER's."}
@@ -181,7 +186,7 @@ def train_and_test(
         choose_by_validation(config, "ndcg@10")
         validation = EpochExamples([valid_source(args, dataset, recommender)], max_length=config.max_length, **epochs)
         rank_validation = ranking_evaluation(args, dataset, recommender, config.seed)
-    adapter = lora_config(model_args, model, vocabulary)
+    adapter = adapter_config(model_args, model, vocabulary, args.vocabulary_only)
     patience = args.early_stopping_patience
     trainer = build_trainer(model, tokenizer, config, training, validation, rank_validation, patience, adapter, inputs)
 
@@ -328,7 +333,6 @@ def evaluate(
     with stopwatch.stage("evaluation"):
         ranked = recommender.recommend(model, evaluator.histories, max(evaluator.ks), evaluator.seen)
         results = [evaluator.evaluate("lcrec", ranked), *evaluator.floors()]
-    tuning = ("4-bit LoRA" if model_args.load_in_4bit else "LoRA") if model_args.use_peft else "full"
     protocol = {
         **evaluator.protocol,
         "max_history": args.max_history,
@@ -336,7 +340,7 @@ def evaluate(
         "num_beams": args.num_beams,
         "beam_scores": args.beam_scores,
         "passes": config.num_train_epochs,
-        "tuning": tuning,
+        "tuning": tuning_name(model_args, args.vocabulary_only),
         "seed": config.seed,
     }
     table = format_table(results, protocol)

@@ -1,5 +1,7 @@
 """Tiny models and catalogues, built in memory."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import torch
@@ -64,6 +66,22 @@ def make_model(
     for parameter in model.parameters():
         parameter.data.mul_(3.0)  # a fresh model is nearly uniform: spread its scores so that rankings are stable
     return model, tokenizer, vocabulary
+
+
+def make_pretrained(folder: Path, architecture: str, texts: list[str]) -> Path:
+    """A stand-in for a downloaded model: a folder named ``architecture`` with a tiny model and its tokenizer."""
+    tokenizer = train_text_tokenizer(texts, 300)
+    kind, _, tied = architecture.partition("_")
+    config = SmallModelConfig(
+        architecture=kind, hidden_size=64, num_layers=1, num_heads=2, head_dim=32, intermediate_size=64
+    )
+    model = build_small_model(config, tokenizer, 0)
+    if tied == "untied":
+        model.config.tie_word_embeddings = False
+        model.lm_head.weight = torch.nn.Parameter(model.lm_head.weight.detach().clone() + 0.1)
+    model.save_pretrained(folder / architecture)
+    tokenizer.save_pretrained(folder / architecture)
+    return folder / architecture
 
 
 def make_device_trie(catalog: Catalog, vocabulary: ItemVocabulary) -> DeviceTrie:

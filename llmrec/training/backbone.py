@@ -2,7 +2,6 @@
 
 import logging
 
-from peft import LoraConfig, PeftModel
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -11,7 +10,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from trl import ModelConfig, get_peft_config, get_quantization_config
+from trl import ModelConfig, get_quantization_config
 
 from llmrec.catalog import Catalog
 from llmrec.models.from_config import SmallModelConfig, build_small_model, train_text_tokenizer
@@ -47,16 +46,15 @@ def load_backbone(
         return model, tokenizer, vocabulary
     name, revision = model_args.model_name_or_path, model_args.model_revision
     check_catalog(AutoConfig.from_pretrained(name, revision=revision), catalog)
-    model, tokenizer = _load_pretrained(model_args)
+    model, tokenizer = load_pretrained(model_args)
     vocabulary = ItemVocabulary.add_to(tokenizer, catalog.codebook_sizes)
     resize_embeddings(model, vocabulary, catalog, initialization, seed)
     bind_catalog(model, catalog)
     return model, tokenizer, vocabulary
 
 
-def _load_pretrained(
-    model_args: ModelConfig, quantized: bool = True
-) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_pretrained(model_args: ModelConfig, quantized: bool = True) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Model and tokenizer as they are on the Hub or in a folder, in 4 or 8 bits if asked for and ``quantized``."""
     name, revision = model_args.model_name_or_path, model_args.model_revision
     tokenizer = AutoTokenizer.from_pretrained(name, revision=revision)
     if tokenizer.pad_token_id is None:
@@ -73,45 +71,6 @@ def _load_pretrained(
         **({} if quantization is None else {"quantization_config": quantization}),
     )
     return model, tokenizer
-
-
-def lora_config(model_args: ModelConfig, model: PreTrainedModel, vocabulary: ItemVocabulary) -> LoraConfig | None:
-    """TRL's LoRA settings with exactly the new vocabulary rows trained beside them; None without ``--use_peft``.
-
-    Two full embedding matrices in ``modules_to_save`` (LC-Rec's way) would make the adapter as large as a small model.
-    """
-    config = get_peft_config(model_args)
-    if config is None:
-        return None
-    config.target_modules = config.target_modules or "all-linear"
-    rows = {"embed_tokens": vocabulary.new_token_ids}
-    head = model.get_output_embeddings()
-    if head is not None and head.weight is not model.get_input_embeddings().weight:
-        rows["lm_head"] = vocabulary.new_token_ids
-    config.trainable_token_indices = rows
-    return config
-
-
-def merge_adapter(
-    trained: PreTrainedModel | PeftModel,
-    adapter_folder: str,
-    model_args: ModelConfig,
-    catalog: Catalog,
-    initialization: Initialization,
-    seed: int,
-) -> PreTrainedModel:
-    """A plain model: the adapter saved into ``adapter_folder`` and merged; a fully tuned model comes back as it is.
-
-    An adapter over 4-bit weights is merged into the unquantized base, loaded again with the same new rows.
-    """
-    if not isinstance(trained, PeftModel):
-        return trained
-    trained.save_pretrained(adapter_folder, save_embedding_layers=False)  # the new rows are in the adapter already
-    if not getattr(trained, "is_loaded_in_4bit", False) and not getattr(trained, "is_loaded_in_8bit", False):
-        return trained.merge_and_unload()
-    base, tokenizer = _load_pretrained(model_args, quantized=False)
-    resize_embeddings(base, ItemVocabulary.add_to(tokenizer, catalog.codebook_sizes), catalog, initialization, seed)
-    return PeftModel.from_pretrained(base, adapter_folder).merge_and_unload().to(trained.device)
 
 
 def _texts(catalog: Catalog) -> list[str]:

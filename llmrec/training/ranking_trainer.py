@@ -5,8 +5,10 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from datasets import Dataset
-from peft import PeftConfig
+from peft import PeftConfig, get_peft_model
+from torch import nn
 from torch.utils.data import Sampler
 from transformers import (
     DataCollatorForSeq2Seq,
@@ -22,8 +24,10 @@ from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTConfig, SFTTrainer
 
 from llmrec.training.epochs import EpochCallback, EpochExamples, GroupedSampler
+from llmrec.training.examples import IGNORED_LABEL
 from llmrec.training.faults import FaultTolerance
 from llmrec.training.packing import PackedCollator
+from llmrec.training.target_loss import add_target_loss
 from llmrec.training.varlen_attention import flattens_batches
 
 #: Validation by ranking: the model in, metrics without a prefix out (``{"ndcg@10": ...}``).
@@ -56,7 +60,24 @@ class RankingSFTTrainer(_RankingEvaluation, SFTTrainer):
 
 
 class RankingSeq2SeqTrainer(_RankingEvaluation, Seq2SeqTrainer):
-    """For encoder-decoders, which TRL's SFTTrainer does not train."""
+    """For encoder-decoders, which TRL's SFTTrainer does not train; the loss is over targets only, as TRL's is."""
+
+    loss_is_scaled_for_ga = True
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        targets = (inputs["labels"] != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch
+        loss = model(**inputs, targets_only=True)["loss"] / torch.as_tensor(targets).clamp(min=1)
+        if num_items_in_batch is None:
+            loss = loss / (self.current_gradient_accumulation_steps if model.training else 1)
+        elif self.args.average_tokens_across_devices:
+            loss = loss * self.accelerator.num_processes
+        return (loss, {"loss": loss}) if return_outputs else loss
 
 
 def build_trainer(
@@ -101,7 +122,10 @@ def build_trainer(
     }
     if model.config.is_encoder_decoder:
         if peft_config is not None:
-            raise ValueError("LoRA for encoder-decoder models is not supported yet: train them in full.")
+            if args.gradient_checkpointing:
+                model.enable_input_require_grads()
+            shared["model"] = get_peft_model(model, peft_config)
+        add_target_loss(model)
         collator = DataCollatorForSeq2Seq(tokenizer, model=model)
         trainer: Trainer = RankingSeq2SeqTrainer(args=_seq2seq_arguments(args), data_collator=collator, **shared)
     else:

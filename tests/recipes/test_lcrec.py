@@ -15,9 +15,9 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from llmrec.catalog import Catalog
-from llmrec.models.from_config import SmallModelConfig, build_small_model, train_text_tokenizer
 from llmrec.prompts.lcrec import TASKS
 from tests.recipes.conftest import ROOT, TINY
+from tests.tiny import make_pretrained
 
 pytestmark = pytest.mark.slow
 
@@ -134,13 +134,7 @@ def test_a_t5_trained_on_histories_is_the_tiger_baseline_and_loads_as_seq2seq(lc
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A stand-in for a downloaded model: a folder with a tiny Qwen3 and its tokenizer."""
-    folder = tmp_path_factory.mktemp("pretrained")
-    tokenizer = train_text_tokenizer(["Stop 1 of the ring", "some other text"], 300)
-    config = SmallModelConfig(hidden_size=64, num_layers=1, num_heads=2, head_dim=32, intermediate_size=64)
-    build_small_model(config, tokenizer, 0).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
+    return make_pretrained(tmp_path_factory.mktemp("pretrained"), "qwen3", ["Stop 1 of the ring", "some other text"])
 
 
 @pytest.mark.parametrize("bits", ["lora", "lora-4bit"])
