@@ -1,11 +1,14 @@
-"""TRL's SFTConfig with defaults for a small model on whatever machine there is."""
+"""TRL's SFTConfig and GRPOConfig with defaults for a small model on whatever machine there is."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from trl import SFTConfig
+from transformers import TrainingArguments
+from trl import GRPOConfig, SFTConfig
 
+from llmrec.training.rewards import RewardName
+from llmrec.training.rollouts import RolloutMethod, TargetChoice
 from llmrec.training.run_folder import RESUME_AUTO
 
 
@@ -43,16 +46,74 @@ class RecommendationSFTConfig(SFTConfig):
     seed: int = field(default=42, metadata={"help": "Of everything drawn: weights, windows, templates, order."})
 
     def __post_init__(self) -> None:
-        if not torch.cuda.is_available() and not torch.backends.mps.is_available():
-            self.use_cpu = True
-            self.bf16: bool | None = bool(self.bf16)
+        _fit_machine(self)
         # rows are read through a transform: the trainer must neither prepare them nor drop their columns
         self.dataset_kwargs: dict[str, Any] | None = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
         self.remove_unused_columns = False
         super().__post_init__()
 
 
-def choose_by_validation(config: RecommendationSFTConfig, metric: str) -> None:
+@dataclass
+class RecommendationGRPOConfig(GRPOConfig):
+    """``GRPOConfig`` of the reinforcement stage, with defaults chosen by validation (docs/training.md).
+
+    An epoch takes each user once. Without an accelerator, see ``RecommendationSFTConfig``.
+    """
+
+    output_dir: str | None = field(
+        default="outputs/lcrec_rl", metadata={"help": "Folder of the run: checkpoint and results."}
+    )
+    reward: RewardName = field(
+        default="hit",
+        metadata={
+            "help": "hit: 1 for the item that came next. ndcg: what each item costs the list's ndcg by its place."
+        },
+    )
+    rollouts: RolloutMethod = field(
+        default="beams",
+        metadata={"help": "beams: the list that evaluation ranks. samples: drawn without replacement."},
+    )
+    targets: TargetChoice = field(
+        default="any",
+        metadata={"help": "latest: the last item of a training history. any: one drawn anew for each epoch."},
+    )
+    num_generations: int = field(default=16, metadata={"help": "Items of a list, which is one group."})
+    num_train_epochs: float = field(default=2, metadata={"help": "Passes over the users."})
+    per_device_train_batch_size: int = field(
+        default=256, metadata={"help": "Items in a training batch: a multiple of num_generations."}
+    )
+    learning_rate: float = field(default=3e-5, metadata={"help": "Peak learning rate."})
+    weight_decay: float = field(default=0.0, metadata={"help": "Decoupled weight decay."})
+    adam_beta2: float = field(default=0.98, metadata={"help": "AdamW's second beta."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule."})
+    warmup_steps: float = field(default=0.05, metadata={"help": "Warm-up: a share of all steps, or their number."})
+    gradient_checkpointing: bool = field(default=False, metadata={"help": "Trade compute for memory."})
+    logging_steps: float = field(default=10, metadata={"help": "Log rewards and the rest every so many steps."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to validate and save."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Training checkpoints kept."})
+    resume_from_checkpoint: str | None = field(
+        default=RESUME_AUTO,
+        metadata={"help": "auto: the run's last complete checkpoint, if any. Or the path of a complete checkpoint."},
+    )
+    logging_nan_inf_filter: bool = field(
+        default=False, metadata={"help": "Hide such losses from the log; training stops at one, so there are none."}
+    )
+    ddp_timeout: int = field(default=21_600, metadata={"help": "Seconds that other processes wait for the data stage."})
+    report_to: str = field(default="none", metadata={"help": "Experiment tracker: tensorboard, wandb, trackio ..."})
+    seed: int = field(default=42, metadata={"help": "Of everything drawn: targets, order, samples."})
+
+    def __post_init__(self) -> None:
+        _fit_machine(self)
+        super().__post_init__()
+
+
+def _fit_machine(config: TrainingArguments) -> None:
+    if not torch.cuda.is_available() and not torch.backends.mps.is_available():
+        config.use_cpu = True
+        config.bf16 = bool(config.bf16)
+
+
+def choose_by_validation(config: TrainingArguments, metric: str) -> None:
     """Validate whenever ``config`` saves, and end with the checkpoint that has the highest validation ``metric``."""
     config.eval_strategy = config.save_strategy
     config.eval_steps = config.save_steps
