@@ -28,7 +28,7 @@ from llmrec.training.examples import IGNORED_LABEL
 from llmrec.training.faults import FaultTolerance
 from llmrec.training.packing import PackedCollator
 from llmrec.training.target_loss import add_target_loss
-from llmrec.training.varlen_attention import flattens_batches
+from llmrec.training.varlen_attention import VARLEN, flattens_batches
 
 #: Validation by ranking: the model in, metrics without a prefix out (``{"ndcg@10": ...}``).
 RankingEvaluation = Callable[[PreTrainedModel], dict[str, float]]
@@ -109,6 +109,8 @@ def build_trainer(
         callbacks.append(EarlyStoppingCallback(early_stopping_patience))
     if args.packing and model.config.is_encoder_decoder:
         raise ValueError("packing is for decoder-only models: give --train_sampling_strategy group_by_length instead.")
+    if model.config._attn_implementation == VARLEN and not torch.cuda.is_available():
+        raise ValueError(f"attn_implementation {VARLEN} needs a CUDA GPU: give --attn_implementation sdpa.")
     if args.packing and args.train_sampling_strategy == "group_by_length":
         raise ValueError("packed sequences are of one length: give packing or group_by_length, not both.")
     with args.main_process_first(desc="tokenizing"):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from transformers import Trainer
+from trl import ModelConfig
 
 from llmrec.prompts.history import history_prompt
 from llmrec.prompts.renderer import SegmentRenderer
@@ -11,20 +12,27 @@ from llmrec.training.arguments import RecommendationSFTConfig
 from llmrec.training.epochs import EpochExamples
 from llmrec.training.examples import ExampleSource, HistoryWindows, TargetExamples
 from llmrec.training.ranking_trainer import build_trainer
+from llmrec.training.tuning import adapter_config
+from llmrec.training.varlen_attention import register_varlen_attention
 from tests.tiny import make_catalog, make_model
 
 CATALOG = make_catalog(num_items=30)
 
 
-def _trainer(tmp_path, source=HistoryWindows, architecture: str = "qwen3", **options) -> Trainer:
+def _trainer(
+    tmp_path, source=HistoryWindows, architecture: str = "qwen3", lora: bool = False, attention: str = "sdpa", **options
+) -> Trainer:
     model, tokenizer, vocabulary = make_model(CATALOG, architecture)
+    register_varlen_attention()
+    model.set_attn_implementation(attention)
     renderer = SegmentRenderer(CATALOG, vocabulary)
     config = RecommendationSFTConfig(
         output_dir=str(tmp_path), save_strategy="no", disable_tqdm=True, logging_steps=1, **options
     )
     is_encoder_decoder = model.config.is_encoder_decoder
     examples = EpochExamples([_source(source, renderer)], tokenizer.eos_token_id, is_encoder_decoder, 64)
-    return build_trainer(model, tokenizer, config, examples, None, None, None)
+    adapter = adapter_config(ModelConfig(use_peft=lora, lora_dropout=0.0), model, vocabulary)
+    return build_trainer(model, tokenizer, config, examples, None, None, None, adapter)
 
 
 def _source(kind: type[ExampleSource], renderer: SegmentRenderer) -> ExampleSource:
@@ -91,3 +99,35 @@ def test_it_trains_over_several_epochs_with_all_of_them_tokenized_before(tmp_pat
     assert set(callback.examples._tokenized) == before
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert losses[-1] < losses[0]
+
+
+def _losses(trainer: Trainer) -> list[float]:
+    trainer.train()
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "t5"])
+@pytest.mark.parametrize("lora", [False, True])
+def test_gradient_checkpointing_changes_no_loss_and_bf16_little(tmp_path, architecture, lora) -> None:
+    def losses(**options) -> list[float]:
+        # Adam would turn the sign of a gradient near 0 into a whole step
+        return _losses(_trainer(tmp_path, TargetExamples, architecture, lora, max_steps=4, optim="sgd", **options))
+
+    plain = losses()
+    assert losses(gradient_checkpointing=True) == pytest.approx(plain, abs=1e-5)
+    assert losses(bf16=True) == pytest.approx(plain, rel=0.05)
+
+
+def test_gradient_accumulation_weighs_every_target_alike(tmp_path) -> None:
+    options = {"max_steps": 3, "optim": "sgd"}
+    for architecture in ("qwen3", "t5"):
+        whole = _trainer(tmp_path, TargetExamples, architecture, per_device_train_batch_size=16, **options)
+        split = {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 4}
+        parts = _trainer(tmp_path, TargetExamples, architecture, **split, **options)
+        assert _losses(parts) == pytest.approx(_losses(whole), abs=1e-4)
+
+
+def test_varlen_attention_needs_a_gpu(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"needs a CUDA GPU.*sdpa"):
+        _trainer(tmp_path, attention="varlen", packing=True)
