@@ -71,3 +71,29 @@ def test_which_attentions_take_a_batch_as_one_sequence() -> None:
     assert flattens_batches("flash_attention_2")
     assert not flattens_batches("sdpa")
     assert not flattens_batches(None)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernel needs a CUDA GPU")
+@pytest.mark.parametrize("architecture", ["qwen3", "llama", "mistral_window"])
+def test_the_kernel_scores_and_learns_as_sdpa_does(architecture) -> None:
+    model, _ = make_architecture(architecture)
+    model.to("cuda", torch.bfloat16)
+    for parameter in model.parameters():
+        parameter.data.div_(3.0)  # bf16 has three digits: keep scores small
+    rng = np.random.default_rng(0)
+    lengths = [33, 17, 40]
+    examples = [rng.integers(2, 300, size).tolist() for size in lengths]
+    row = {"input_ids": [token for ids in examples for token in ids], "seq_lengths": lengths}
+    batch = DataCollatorForLanguageModeling(pad_token_id=0, padding_free=True)([row])
+    labels = batch.pop("labels").cuda()
+    batch = {name: value.cuda() if isinstance(value, torch.Tensor) else value for name, value in batch.items()}
+    alone = torch.cat([model(input_ids=torch.tensor([ids]).cuda()).logits[0] for ids in examples])
+    model.set_attn_implementation(VARLEN)
+    packed = model(**batch, use_cache=False).logits[0]
+    torch.testing.assert_close(packed, alone, rtol=0.05, atol=0.05)
+    weight = model.get_input_embeddings().weight
+    gradients = []
+    for logits in (packed, alone):
+        loss = torch.nn.functional.cross_entropy(logits[:-1].float(), labels[0, 1:], ignore_index=-100)
+        gradients.append(torch.autograd.grad(loss, weight)[0].float())
+    assert (gradients[0] - gradients[1]).norm() < 0.05 * gradients[1].norm()
