@@ -24,8 +24,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pyarrow as pa
+import torch
 from accelerate import PartialState
+from transformers import PreTrainedTokenizerBase, Trainer
 from trl import ModelConfig, TrlParser
 
 from llmrec.catalog import Catalog
@@ -33,7 +36,7 @@ from llmrec.dataset import PreparationConfig, RecDataset, prepare_dataset, read_
 from llmrec.decoding.beam_search import DEFAULT_SCORES, ScoreKind
 from llmrec.evaluation import Evaluator, format_table, plot_comparison, print_recommendations, write_metrics_json
 from llmrec.evaluation.recommender import Recommender
-from llmrec.hub import push_to_hub, save_checkpoint, save_model_card
+from llmrec.hub import load_checkpoint, push_to_hub, save_checkpoint, save_model_card
 from llmrec.item_tokenizer import EmbeddingConfig, ItemTokenizerConfig, build_catalog
 from llmrec.item_tokenizer.stage import TOKENIZER_FOLDER
 from llmrec.metrics import KS
@@ -47,6 +50,7 @@ from llmrec.training.backbone import load_backbone
 from llmrec.training.epochs import EpochExamples
 from llmrec.training.examples import HistoryWindows, InstructionExamples, TargetExamples
 from llmrec.training.faults import explain_failures
+from llmrec.training.processes import check_sharding, end_training, gather_rows, share_rows, whole_state_dict
 from llmrec.training.ranking_trainer import RankingEvaluation, build_trainer
 from llmrec.training.run_folder import RunFolder, open_run, vocabulary_fingerprint
 from llmrec.training.stopwatch import Stopwatch
@@ -134,8 +138,9 @@ def parse_arguments(argv: list[str] | None) -> tuple[LCRecArguments, Recommendat
 def main(argv: list[str] | None = None) -> None:
     args, config, model_args = parse_arguments(argv)
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("llmrec").setLevel(logging.INFO)
+    logging.getLogger("llmrec").setLevel(logging.INFO if PartialState().is_main_process else logging.WARNING)
     check_arguments(args)
+    check_sharding(model_args)
     with PartialState().main_process_first():
         run = open_run(config.output_dir, run_options(args, config, model_args), config.resume_from_checkpoint)
     if run.finished:
@@ -194,21 +199,48 @@ def train_and_test(
     with stopwatch.stage("training"):
         trainer.train(resume_from_checkpoint=run.last_checkpoint)
 
-    # Test against the floors; save, card, push
-    if trainer.is_world_process_zero():
-        trained = trainer.accelerator.unwrap_model(trainer.model)
-        adapter_folder = run.folder / "adapter"
-        model = merge_adapter(trained, adapter_folder, model_args, catalog, args.initialization, config.seed)
-        options = run_options(args, config, model_args)
-        prompts = {"history_loss": args.history_loss, "opening": HISTORY_OPENING, "max_history": args.max_history}
-        save_checkpoint(run.folder, model, tokenizer, catalog, item_tokenizer_folder, options, prompts, method="lcrec")
-        metrics, table = evaluate(args, config, model_args, dataset, recommender, model, stopwatch)
+    # Save once; test what was saved against the floors; card, push
+    device = save(args, config, model_args, trainer, tokenizer, catalog, small, item_tokenizer_folder)
+    del trainer, model
+    model = load_checkpoint(run.folder).model.to(device)
+    evaluator = Evaluator(dataset, catalog.item_ids, "test", exclude_seen=args.exclude_seen, refit=args.refit)
+    with stopwatch.stage("evaluation"):
+        ranked = rank_users(recommender, model, evaluator, PartialState().is_main_process)
+    if PartialState().is_main_process:
+        metrics, table = report(args, config, model_args, evaluator, recommender, ranked, stopwatch)
         example = tokenizer.decode(recommender.prompt_tokens(range(2), model.config.is_encoder_decoder))
         save_model_card(
             run.folder, metrics, example, base_model=model_args.model_name_or_path, repo_id=config.hub_model_id
         )
         push_checkpoint(run.folder, config, push)
         run.finish(table)
+
+
+def save(
+    args: LCRecArguments,
+    config: RecommendationSFTConfig,
+    model_args: ModelConfig,
+    trainer: Trainer,
+    tokenizer: PreTrainedTokenizerBase,
+    catalog: Catalog,
+    small: SmallModelConfig,
+    item_tokenizer_folder: Path,
+) -> torch.device:
+    """One process writes the checkpoint, of weights that all of them may hold in shards; then training is given up.
+
+    Returns:
+        The device of this process.
+    """
+    weights = whole_state_dict(trainer)
+    if trainer.is_world_process_zero():
+        folder, trained = Path(config.output_dir), trainer.accelerator.unwrap_model(trainer.model)
+        base = (model_args, small, catalog, args.initialization, config.seed)
+        model = merge_adapter(trained, folder / "adapter", *base, state_dict=weights)
+        options = run_options(args, config, model_args)
+        prompts = {"history_loss": args.history_loss, "opening": HISTORY_OPENING, "max_history": args.max_history}
+        checkpoint = (model, tokenizer, catalog, item_tokenizer_folder, options, prompts)
+        save_checkpoint(folder, *checkpoint, method="lcrec", state_dict=weights if model is trained else None)
+    return end_training(trainer)
 
 
 def push_checkpoint(folder: Path, config: RecommendationSFTConfig, push: bool) -> None:
@@ -307,32 +339,37 @@ def ranking_evaluation(
     )
 
     def evaluate(model: Any) -> dict[str, float]:
-        ranked = recommender.recommend(model, evaluator.histories, 10, evaluator.seen, progress=False)
-        result = evaluator.evaluate("lcrec", ranked)
+        result = evaluator.evaluate("lcrec", rank_users(recommender, model, evaluator))
         return {name: result.metrics[name] for name in ("ndcg@10", "hit_rate@10")}
 
     return evaluate
 
 
-def evaluate(
+def rank_users(recommender: Recommender, model: Any, evaluator: Evaluator, progress: bool = False) -> np.ndarray:
+    """The lists of all of the evaluator's users, on every process; each of them ranks its share."""
+    lengths = [min(len(history), recommender.max_history) for history in evaluator.histories]
+    rows = share_rows(lengths, recommender.batch_size)
+    histories, seen = ([lists[row] for row in rows] for lists in (evaluator.histories, evaluator.seen))
+    ranked = recommender.recommend(model, histories, max(evaluator.ks), seen, progress)
+    return gather_rows(rows, ranked, len(lengths))
+
+
+def report(
     args: LCRecArguments,
     config: RecommendationSFTConfig,
     model_args: ModelConfig,
-    dataset: RecDataset,
+    evaluator: Evaluator,
     recommender: Recommender,
-    model: Any,
+    ranked: np.ndarray,
     stopwatch: Stopwatch,
 ) -> tuple[dict[str, Any], str]:
-    """Rank the test users, print the table and a few recommendations, and write metrics.json and the picture.
+    """Print the table and a few of the test users' lists, and write metrics.json and the picture.
 
     Returns:
         What is in metrics.json, and the table.
     """
     catalog, folder = recommender.renderer.catalog, Path(config.output_dir)
-    evaluator = Evaluator(dataset, catalog.item_ids, "test", exclude_seen=args.exclude_seen, refit=args.refit)
-    with stopwatch.stage("evaluation"):
-        ranked = recommender.recommend(model, evaluator.histories, max(evaluator.ks), evaluator.seen)
-        results = [evaluator.evaluate("lcrec", ranked), *evaluator.floors()]
+    results = [evaluator.evaluate("lcrec", ranked), *evaluator.floors()]
     protocol = {
         **evaluator.protocol,
         "max_history": args.max_history,
@@ -347,7 +384,8 @@ def evaluate(
     print(f"\n{table}")
     print_recommendations(catalog.titles, evaluator.histories, ranked, evaluator.targets)
     plot_comparison(results, folder / "comparison.png")
-    write_metrics_json(folder / "metrics.json", protocol, dataset.fingerprint, results, stopwatch.seconds)
+    fingerprint = evaluator.protocol["split_fingerprint"]
+    write_metrics_json(folder / "metrics.json", protocol, fingerprint, results, stopwatch.seconds)
     return json.loads((folder / "metrics.json").read_text()), table
 
 

@@ -29,6 +29,7 @@ from llmrec.atomic import write_json
 from llmrec.catalog import Catalog
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 INFO_FILE = "llmrec.json"
@@ -75,6 +76,7 @@ def save_checkpoint(
     prompts: Mapping[str, Any],
     *,
     method: str,
+    state_dict: "Mapping[str, Tensor] | None" = None,
 ) -> None:
     """Write a checkpoint into ``folder``; files of other names that are there stay.
 
@@ -89,6 +91,7 @@ def save_checkpoint(
         config: the resolved config of the run; JSON values only.
         prompts: the prompts in use; JSON values only.
         method: name of the method, as in metrics.json.
+        state_dict: all weights, where ``model`` holds shards of them only.
 
     Raises:
         ValueError: if the model still has adapters beside it.
@@ -112,7 +115,7 @@ def save_checkpoint(
     folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=folder, prefix=".writing-") as name:
         temporary = Path(name)
-        model.save_pretrained(temporary)
+        model.save_pretrained(temporary, state_dict=state_dict)
         tokenizer.save_pretrained(temporary)
         catalog.save(temporary)
         shutil.copytree(item_tokenizer_folder, temporary / ITEM_TOKENIZER_FOLDER)

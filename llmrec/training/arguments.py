@@ -7,6 +7,7 @@ import torch
 from transformers import TrainingArguments
 from trl import GRPOConfig, SFTConfig
 
+from llmrec.training.processes import start_cpu_processes
 from llmrec.training.rewards import RewardName
 from llmrec.training.rollouts import RolloutMethod, TargetChoice
 from llmrec.training.run_folder import RESUME_AUTO
@@ -41,6 +42,9 @@ class RecommendationSFTConfig(SFTConfig):
     )
     logging_nan_inf_filter: bool = field(
         default=False, metadata={"help": "Hide such losses from the log; training stops at one, so there are none."}
+    )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Search each step for weights without a gradient; here all have one."}
     )
     report_to: str = field(default="none", metadata={"help": "Experiment tracker: tensorboard, wandb, trackio ..."})
     seed: int = field(default=42, metadata={"help": "Of everything drawn: weights, windows, templates, order."})
@@ -99,6 +103,9 @@ class RecommendationGRPOConfig(GRPOConfig):
         default=False, metadata={"help": "Hide such losses from the log; training stops at one, so there are none."}
     )
     ddp_timeout: int = field(default=21_600, metadata={"help": "Seconds that other processes wait for the data stage."})
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Search each step for weights without a gradient; here all have one."}
+    )
     report_to: str = field(default="none", metadata={"help": "Experiment tracker: tensorboard, wandb, trackio ..."})
     seed: int = field(default=42, metadata={"help": "Of everything drawn: targets, order, samples."})
 
@@ -111,6 +118,7 @@ def _fit_machine(config: TrainingArguments) -> None:
     if not torch.cuda.is_available() and not torch.backends.mps.is_available():
         config.use_cpu = True
         config.bf16 = bool(config.bf16)
+        start_cpu_processes(config.ddp_timeout)
 
 
 def choose_by_validation(config: TrainingArguments, metric: str) -> None:

@@ -27,6 +27,7 @@ from llmrec.training.epochs import EpochCallback, EpochExamples, GroupedSampler
 from llmrec.training.examples import IGNORED_LABEL
 from llmrec.training.faults import FaultTolerance
 from llmrec.training.packing import PackedCollator
+from llmrec.training.processes import shard_on_cpu, whole_model
 from llmrec.training.target_loss import add_target_loss
 from llmrec.training.varlen_attention import VARLEN, flattens_batches
 
@@ -49,9 +50,9 @@ class _RankingEvaluation(FaultTolerance):
     def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
         output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)  # type: ignore[misc]
         if self.ranking_evaluation is not None:
-            model = self.accelerator.unwrap_model(self.model)  # type: ignore[attr-defined]
-            for name, value in self.ranking_evaluation(model).items():
-                output.metrics[f"{metric_key_prefix}_{name}"] = value
+            with whole_model(self) as model:  # type: ignore[arg-type]
+                metrics = self.ranking_evaluation(model)
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in metrics.items()})
         return output
 
 
@@ -104,6 +105,7 @@ def build_trainer(
         peft_config: LoRA, or None for full fine-tuning.
         inputs: fingerprints of what is trained on, noted in every checkpoint.
     """
+    shard_on_cpu()
     callbacks: list[TrainerCallback] = [EpochCallback(train_examples)]
     if early_stopping_patience is not None and valid_examples is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience))

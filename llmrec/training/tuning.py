@@ -1,15 +1,19 @@
 """What of a model is trained: all, LoRA with the new vocabulary rows, or these rows alone; and merging it back."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel, TaskType
 from peft.utils.constants import DUMMY_TARGET_MODULES
+from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import ModelConfig, get_peft_config
 
 from llmrec.catalog import Catalog
-from llmrec.training.backbone import load_pretrained
-from llmrec.vocabulary import Initialization, ItemVocabulary, resize_embeddings
+from llmrec.models.from_config import SmallModelConfig
+from llmrec.training.backbone import load_backbone
+from llmrec.vocabulary import Initialization, ItemVocabulary
 
 
 def adapter_config(
@@ -61,19 +65,30 @@ def merge_adapter(
     trained: PreTrainedModel | PeftModel,
     adapter_folder: str | Path,
     model_args: ModelConfig,
+    small: SmallModelConfig,
     catalog: Catalog,
     initialization: Initialization,
     seed: int,
+    state_dict: dict[str, Tensor] | None = None,
 ) -> PreTrainedModel:
     """A plain model: the adapter saved into ``adapter_folder`` and merged; a fully tuned model comes back as it is.
 
-    An adapter over 4-bit weights is merged into the unquantized base, loaded again with the same new rows.
+    An adapter over quantized or sharded weights is merged into their whole base, made again with the same new rows.
+
+    Args:
+        trained: what the trainer trained.
+        adapter_folder: for the adapter, if there is one.
+        model_args: what ``load_backbone`` made the model from, like the arguments that follow.
+        state_dict: all weights, where ``trained`` holds shards of them only.
     """
     if not isinstance(trained, PeftModel):
         return trained
-    trained.save_pretrained(str(adapter_folder), save_embedding_layers=False)  # the new rows are in the adapter already
-    if not getattr(trained, "is_loaded_in_4bit", False) and not getattr(trained, "is_loaded_in_8bit", False):
+    # the new rows are in the adapter already
+    trained.save_pretrained(str(adapter_folder), state_dict=state_dict, save_embedding_layers=False)
+    quantized = model_args.load_in_4bit or model_args.load_in_8bit
+    if state_dict is None and not quantized:
         return trained.merge_and_unload()
-    base, tokenizer = load_pretrained(model_args, quantized=False)
-    resize_embeddings(base, ItemVocabulary.add_to(tokenizer, catalog.codebook_sizes), catalog, initialization, seed)
-    return PeftModel.from_pretrained(base, str(adapter_folder)).merge_and_unload().to(trained.device)
+    unset_hf_deepspeed_config()  # under ZeRO-3 transformers would shard the base, too
+    whole = replace(model_args, load_in_4bit=False, load_in_8bit=False)
+    base, _, _ = load_backbone(whole, small, catalog, initialization, seed)
+    return PeftModel.from_pretrained(base, str(adapter_folder)).merge_and_unload()

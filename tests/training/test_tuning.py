@@ -45,7 +45,7 @@ class Trained:
         self.trained = trainer.accelerator.unwrap_model(trainer.model).eval()
         self.logits = self.score(self.trained)
         self.adapter = folder / "adapter"
-        self.merged = merge_adapter(self.trained, self.adapter, self.args, CATALOG, "text", 0)
+        self.merged = merge_adapter(self.trained, self.adapter, self.args, SmallModelConfig(), CATALOG, "text", 0)
 
     @staticmethod
     def load(args: ModelConfig) -> tuple[PreTrainedModel, object, ItemVocabulary]:
