@@ -18,6 +18,10 @@ TINY = (
     "--hidden_size 32 --num_layers 1 --max_steps 2 --save_strategy steps --save_steps 2 --valid_users 20 "
     "--codebook_size 16 --item_embedding collaborative --num_beams 20 --disable_tqdm True"
 )
+RL_TINY = (
+    "--max_steps 2 --save_strategy steps --save_steps 2 --valid_users 20 --num_beams 20 --disable_tqdm True "
+    "--codebook_size 16 --item_embedding collaborative --num_generations 4 --per_device_train_batch_size 16"
+)
 CPU = "accelerate launch --config_file accelerate_configs/cpu.yaml recipes/lcrec.py"
 
 #: Command -> the options appended to it here. They are all that differs from what the page says.
@@ -26,6 +30,7 @@ RUN: dict[str, str] = {
     "python data_prep/semantic_ids.py --dataset_dir data/ml-100k": "--combine collaborative --codebook_size 16",
     "python data_prep/instructions.py --dataset_dir data/ml-100k --show 2": "--tasks seqrec itemsearch",
     "python benchmarks/history_loss.py --dataset_dir data/ml-100k": "--steps 1 --batch_size 2 --output ratios.json",
+    "python -m benchmarks.training_memory": "",
     "python -m benchmarks.decoding --quick": (
         "--beams 8 --histories 3 --catalog_sizes 500 5000 --repeats 1 --output decoding.json"
     ),
@@ -38,6 +43,7 @@ RUN: dict[str, str] = {
     "python -m benchmarks.generate_parity --checkpoint outputs/ml-100k_strict --dataset_dir data/ml-100k": (
         "--num_users 24 --num_beams 10 --output parity.json"
     ),
+    f"{CPU} --config recipes/configs/lcrec/ml-100k_rl.yaml": RL_TINY,
     f"{CPU} --config recipes/configs/lcrec/tiger_ml-100k.yaml": f"{TINY} --per_device_train_batch_size 4",
 }
 
@@ -53,6 +59,11 @@ _CURLS = (
     '-d \'{"users": [{"history": ["50", "172"]}], "k": 5}\'',
     'curl -X POST http://127.0.0.1:8000/v1/catalog/reload -H "Authorization: Bearer $LLMREC_ADMIN_KEY" '
     "-H 'Content-Type: application/json' -d '{\"folder\": \"data/ml-100k/semantic_ids\"}'",
+)
+_TRAINING_BENCHMARKS = (
+    "python -m benchmarks.training --quick",
+    "python -m benchmarks.training_process job.json result.json",
+    "python -m benchmarks.training_step_memory ours all 512 memory.json",
 )
 _SERVING_BENCHMARKS = (
     "python -m vllm.entrypoints.openai.api_server --model CHECKPOINT --logprobs-mode processed_logits "
@@ -74,6 +85,7 @@ NOT_RUN: dict[str, str] = {
     "VLLM_USE_V2_MODEL_RUNNER=0 python -m vllm.entrypoints.openai.api_server --model outputs/demo --logits-processors "
     "llmrec.serving.engines.vllm_processor:CatalogLogitsProcessor --logprobs-mode processed_logits "
     "--max-logprobs 200": "tests/serving/test_vllm_engine.py runs the same loop under the same processor",
+    **dict.fromkeys(_TRAINING_BENCHMARKS, "tests/test_training_benchmark.py runs it at tiny size"),
     **dict.fromkeys(_SERVING_BENCHMARKS, "tests/test_serving_benchmark.py runs it at tiny size"),
     "make demo": "its recipe is compared with the demo's command below, which is run",
     "make test": "it is what runs this",

@@ -1,0 +1,85 @@
+"""Tables and the picture of benchmarks/training.py."""
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from benchmarks.training_contenders import CONTENDERS
+from benchmarks.training_step_memory import BATCH, STEPS
+from llmrec.atomic import atomic_path
+
+matplotlib.use("Agg")
+
+HEADER = (
+    "contender",
+    "tokens/s",
+    "examples/s",
+    "targets/s",
+    "tokens/target",
+    "padding",
+    "peak MB",
+    "trained",
+    "NDCG@10",
+    "seconds to it",
+    "with validation",
+)
+
+
+def print_tables(results: dict[str, Any]) -> None:
+    """Every contender, then the memory of one step."""
+    machine = {**results["hardware"], **results["versions"]}
+    settings = results["settings"]
+    print(f"\n{results['dataset']}, split {results['split_fingerprint']}; " + ", ".join(map(str, machine.values())))
+    print(f"target: validation NDCG@10 of {settings['target']}, seconds of training without validation")
+    rows = [HEADER, *(_row(name, run) for name, run in results["runs"].items())]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        print("  ".join(cells))
+    for step in results["step_memory"]:
+        tokens = f"{BATCH} x {step['length']} tokens, loss on {step['labels']}"
+        print(f"one step, vocabulary 151,936, {tokens}: {step['peak_bytes'] / 1e9:.2f} GB  {STEPS[step['name']]}")
+    print(
+        "tokens_ratio: target tokens learned from in a second, ours / TRL's defaults; "
+        "time_to_ndcg_ratio: TRL's defaults / ours; memory_ratio: ours / plain transformers"
+    )
+
+
+def _row(name: str, run: dict[str, Any]) -> tuple[str, ...]:
+    last = run["validations"][-1] if run["validations"] else {"ndcg@10": float("nan"), "seconds_with_validation": 0.0}
+    bound = "" if run["reached"] else "> "
+    return (
+        CONTENDERS[name].label,
+        f"{run['tokens_per_s']:,.0f}",
+        f"{run['examples_per_s']:.1f}",
+        f"{run['targets_per_s']:,.0f}",
+        f"{run['tokens_per_target']:.1f}",
+        f"{run['padding']:.0%}",
+        f"{run['peak_bytes'] / 1e6:.0f}",
+        f"{run['trained_parameters'] / 1e6:.2f}M",
+        f"{last['ndcg@10']:.4f}",
+        f"{bound}{run['seconds']:.0f}",
+        f"{last['seconds_with_validation']:.0f}",
+    )
+
+
+def plot(results: dict[str, Any], path: Path) -> None:
+    """Validation NDCG@10 over seconds of training, and targets a second."""
+    figure = Figure(figsize=(12, 4.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for name, run in results["runs"].items():
+        places = run["validations"]
+        label = CONTENDERS[name].label.strip(" +")
+        left.semilogx([place["seconds"] for place in places], [place["ndcg@10"] for place in places], ".-", label=label)
+    left.axhline(results["settings"]["target"], color="grey", linewidth=0.8, linestyle="--")
+    left.set(xlabel="seconds of training", ylabel="validation NDCG@10", title="to the same NDCG@10")
+    left.legend(fontsize=7)
+    runs = results["runs"]
+    right.barh([CONTENDERS[name].label.strip(" +") for name in runs], [run["targets_per_s"] for run in runs.values()])
+    right.set(xlabel="target items a second", title="what a second teaches")
+    right.set_xscale("log")
+    right.invert_yaxis()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
