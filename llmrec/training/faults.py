@@ -231,7 +231,7 @@ def _message_on_sigterm(folder: Path) -> Iterator[None]:
 
     def end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         message = (
-            "Told to end (SIGTERM), as a launcher does when another process of the launch has ended, or a cluster when "
+            "Told to end (SIGTERM), as a launcher does when another process of this launch has ended, or a cluster when "
             f"time is up. {_last_checkpoint(folder)} {_RESUMES}\n"
         )
         os.write(2, message.encode())  # not print: the signal may have come in the middle of one

@@ -3,10 +3,8 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
 
@@ -65,34 +63,10 @@ def test_two_steps_then_resumed_to_four_equals_four_in_one_go(lcrec, ring_datase
     assert resumed["results"] == whole["results"]
 
 
-def test_killed_in_the_middle_the_same_command_ends_with_the_same_validation_metric(ring_dataset, tmp_path) -> None:
-    options = ["--dataset_dir", str(ring_dataset), *TINY, "--num_train_epochs", "12", "--early_stopping_patience", "50"]
-
-    def command(output: str) -> list[str]:
-        return [sys.executable, "recipes/lcrec.py", *options, "--output_dir", str(tmp_path / output)]
-
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command("killed"), cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "killed").glob("checkpoint-*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (tmp_path / "killed" / "report.txt").exists()
-    for output in ("killed", "unbroken"):
-        subprocess.run(command(output), cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
-    assert _validation(tmp_path / "killed") == _validation(tmp_path / "unbroken")
-    assert _test(tmp_path / "killed") == _test(tmp_path / "unbroken")
-
-
 def _validation(output: Path) -> list[tuple[float, float]]:
     last = max(output.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     history = json.loads((last / "trainer_state.json").read_text())["log_history"]
     return [(entry["epoch"], entry["eval_ndcg@10"]) for entry in history if "eval_ndcg@10" in entry]
-
-
-def _test(output: Path) -> dict:
-    return json.loads((output / "metrics.json").read_text())["results"]
 
 
 def test_other_options_in_the_same_folder_are_refused(lcrec, ring_dataset, tmp_path) -> None:
