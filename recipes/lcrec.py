@@ -14,6 +14,11 @@ Many GPUs, full fine-tuning as in the paper:
     accelerate launch --config_file accelerate_configs/multi_gpu.yaml recipes/lcrec.py \
         --config recipes/configs/lcrec/qwen3_full.yaml
 
+Reinforcement stage on a checkpoint of ours (GRPO on lists of the constrained search):
+
+    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/lcrec.py \
+        --config recipes/configs/lcrec/ml-100k_rl.yaml
+
 Every stage that is missing is run first (data, semantic IDs, instructions), an interrupted training resumes, and a
 finished run prints its report again. Expected numbers: recipes/README.md. Every option: --help.
 """
@@ -21,6 +26,7 @@ finished run prints its report again. Expected numbers: recipes/README.md. Every
 import json
 import logging
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,13 +34,15 @@ import numpy as np
 import pyarrow as pa
 import torch
 from accelerate import PartialState
-from transformers import PreTrainedTokenizerBase, Trainer
+from peft import PeftConfig
+from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
 from trl import ModelConfig, TrlParser
 
 from llmrec.catalog import Catalog
 from llmrec.dataset import PreparationConfig, RecDataset, prepare_dataset, read_movielens
 from llmrec.decoding.beam_search import DEFAULT_SCORES, ScoreKind
 from llmrec.evaluation import Evaluator, format_table, plot_comparison, print_recommendations, write_metrics_json
+from llmrec.evaluation.comparison import COMPARED_KS, compare_models
 from llmrec.evaluation.recommender import Recommender
 from llmrec.hub import load_checkpoint, push_to_hub, save_checkpoint, save_model_card
 from llmrec.item_tokenizer import EmbeddingConfig, ItemTokenizerConfig, build_catalog
@@ -45,20 +53,36 @@ from llmrec.prompts.history import HISTORY_OPENING, history_prompt
 from llmrec.prompts.instructions import build_instructions
 from llmrec.prompts.lcrec import TASKS, seqrec_prompt
 from llmrec.prompts.renderer import SegmentRenderer
-from llmrec.training.arguments import RecommendationSFTConfig, choose_by_validation
-from llmrec.training.backbone import load_backbone
+from llmrec.training.arguments import RecommendationGRPOConfig, RecommendationSFTConfig, choose_by_validation
+from llmrec.training.backbone import load_backbone, load_pretrained
 from llmrec.training.epochs import EpochExamples
 from llmrec.training.examples import HistoryWindows, InstructionExamples, TargetExamples
 from llmrec.training.faults import explain_failures
+from llmrec.training.grpo_trainer import build_grpo_trainer
 from llmrec.training.processes import check_sharding, end_training, gather_rows, share_rows, whole_state_dict
 from llmrec.training.ranking_trainer import RankingEvaluation, build_trainer
+from llmrec.training.rollouts import RolloutPrompts
 from llmrec.training.run_folder import RunFolder, open_run, vocabulary_fingerprint
 from llmrec.training.stopwatch import Stopwatch
 from llmrec.training.tuning import adapter_config, merge_adapter, tuning_name
 
+logger = logging.getLogger(f"llmrec.{Path(__file__).stem}")
+
 
 @dataclass
-class LCRecArguments:
+class Stage:
+    """Read first: it decides which options there are."""
+
+    stage: Literal["sft", "rl"] = field(
+        default="sft",
+        metadata={
+            "help": "sft: supervised fine-tuning. rl: reinforcement from a checkpoint; its options: --stage rl --help."
+        },
+    )
+
+
+@dataclass
+class LCRecArguments(Stage):
     """What is this recipe's own; training is TRL's SFTConfig, model and LoRA are TRL's ModelConfig."""
 
     dataset_dir: str = field(
@@ -130,9 +154,32 @@ def check_arguments(args: LCRecArguments) -> None:
         raise ValueError(f"num_beams is {args.num_beams}; metrics go up to {max(KS)}, so it needs {max(KS)} or more.")
 
 
-def parse_arguments(argv: list[str] | None) -> tuple[LCRecArguments, RecommendationSFTConfig, ModelConfig]:
+def check_start(args: LCRecArguments, model_args: ModelConfig) -> None:
+    """Refuse a start for the reinforcement stage that is none of ours, or was asked otherwise than it will be now."""
+    if model_args.model_name_or_path is None:
+        raise ValueError("--stage rl starts from a checkpoint of this recipe: name its folder in --model_name_or_path.")
+    checkpoint = load_checkpoint(model_args.model_name_or_path, model_args.model_revision)
+    checkpoint.check_prompts(prompt_options(args))
+    if checkpoint.config["refit"] and not args.refit:
+        raise ValueError(
+            f"{model_args.model_name_or_path} was trained with the validation items, which then can't choose a "
+            "checkpoint: start from a model trained without --refit, or give --refit true (no validation)."
+        )
+
+
+def prompt_options(args: LCRecArguments) -> dict[str, Any]:
+    """How prompts are worded, as a checkpoint notes it."""
+    return {"history_loss": args.history_loss, "opening": HISTORY_OPENING, "max_history": args.max_history}
+
+
+def parse_arguments(
+    argv: list[str] | None,
+) -> tuple[LCRecArguments, RecommendationSFTConfig | RecommendationGRPOConfig, ModelConfig]:
     """Command line over the YAML file of --config over defaults; an unknown name is an error."""
-    return TrlParser((LCRecArguments, RecommendationSFTConfig, ModelConfig)).parse_args_and_config(argv)
+    first = TrlParser(Stage, add_help=False, allow_abbrev=False)
+    chosen = first.parse_args_and_config(argv, return_remaining_strings=True)[0].stage
+    training = RecommendationGRPOConfig if chosen == "rl" else RecommendationSFTConfig
+    return TrlParser((LCRecArguments, training, ModelConfig)).parse_args_and_config(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -141,6 +188,8 @@ def main(argv: list[str] | None = None) -> None:
     logging.getLogger("llmrec").setLevel(logging.INFO if PartialState().is_main_process else logging.WARNING)
     check_arguments(args)
     check_sharding(model_args)
+    if args.stage == "rl":
+        check_start(args, model_args)
     with PartialState().main_process_first():
         run = open_run(config.output_dir, run_options(args, config, model_args), config.resume_from_checkpoint)
     if run.finished:
@@ -153,7 +202,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def train_and_test(
-    args: LCRecArguments, config: RecommendationSFTConfig, model_args: ModelConfig, run: RunFolder
+    args: LCRecArguments,
+    config: RecommendationSFTConfig | RecommendationGRPOConfig,
+    model_args: ModelConfig,
+    run: RunFolder,
 ) -> None:
     """Every stage of a run; what earlier calls have finished is read."""
     stopwatch = Stopwatch()
@@ -163,7 +215,7 @@ def train_and_test(
     with PartialState().main_process_first(), stopwatch.stage("data"):
         dataset = open_dataset(args)
         catalog, item_tokenizer_folder = open_catalog(args, dataset, config.seed)
-        tables = open_instructions(args, dataset, config.seed)
+        tables = {} if args.stage == "rl" else open_instructions(args, dataset, config.seed)
 
     # Model and vocabulary
     small = SmallModelConfig(args.architecture, args.hidden_size, args.num_layers, dropout=args.dropout)
@@ -181,26 +233,18 @@ def train_and_test(
     )
     if args.history_loss == "all" and model.config.is_encoder_decoder:
         raise ValueError("history_loss all needs a decoder-only model: give --history_loss prefix for this one.")
-    sources = training_sources(args, dataset, tables, renderer, config.seed)
-    epochs = {"eos_token_id": tokenizer.eos_token_id, "is_encoder_decoder": model.config.is_encoder_decoder}
-    training = EpochExamples(sources, max_length=config.max_length, cache_folder=dataset.folder / "tokenized", **epochs)
 
     # Trainer: validation chooses the checkpoint, unless the validation items are trained on too
-    validation, rank_validation = None, None
-    if not args.refit:
-        choose_by_validation(config, "ndcg@10")
-        validation = EpochExamples([valid_source(args, dataset, recommender)], max_length=config.max_length, **epochs)
-        rank_validation = ranking_evaluation(args, dataset, recommender, config.seed)
     adapter = adapter_config(model_args, model, vocabulary, args.vocabulary_only)
-    patience = args.early_stopping_patience
-    trainer = build_trainer(model, tokenizer, config, training, validation, rank_validation, patience, adapter, inputs)
+    trainer = stage_trainer(args, config, dataset, tables, recommender, model, adapter, inputs)
 
     # Train or resume
     with stopwatch.stage("training"):
         trainer.train(resume_from_checkpoint=run.last_checkpoint)
 
     # Save once; test what was saved against the floors; card, push
-    device = save(args, config, model_args, trainer, tokenizer, catalog, small, item_tokenizer_folder)
+    improved = args.stage == "sft" or args.refit or trainer.state.best_model_checkpoint is not None
+    device = save(args, config, model_args, trainer, tokenizer, catalog, small, item_tokenizer_folder, improved)
     del trainer, model
     model = load_checkpoint(run.folder).model.to(device)
     evaluator = Evaluator(dataset, catalog.item_ids, "test", exclude_seen=args.exclude_seen, refit=args.refit)
@@ -208,6 +252,10 @@ def train_and_test(
         ranked = rank_users(recommender, model, evaluator, PartialState().is_main_process)
     if PartialState().is_main_process:
         metrics, table = report(args, config, model_args, evaluator, recommender, ranked, stopwatch)
+        if args.stage == "rl":
+            models = load_pretrained(model_args, quantized=False)[0].to(device), model
+            comparison = args.exclude_seen, args.refit, config.seed, run.folder / "before_after.json"
+            table += "\n\n" + compare_models(dataset, recommender, *models, *comparison)
         example = tokenizer.decode(recommender.prompt_tokens(range(2), model.config.is_encoder_decoder))
         save_model_card(
             run.folder, metrics, example, base_model=model_args.model_name_or_path, repo_id=config.hub_model_id
@@ -218,15 +266,18 @@ def train_and_test(
 
 def save(
     args: LCRecArguments,
-    config: RecommendationSFTConfig,
+    config: TrainingArguments,
     model_args: ModelConfig,
     trainer: Trainer,
     tokenizer: PreTrainedTokenizerBase,
     catalog: Catalog,
     small: SmallModelConfig,
     item_tokenizer_folder: Path,
+    improved: bool,
 ) -> torch.device:
     """One process writes the checkpoint, of weights that all of them may hold in shards; then training is given up.
+
+    A training that has not ``improved`` the model leaves the one that it started from.
 
     Returns:
         The device of this process.
@@ -236,20 +287,23 @@ def save(
         folder, trained = Path(config.output_dir), trainer.accelerator.unwrap_model(trainer.model)
         base = (model_args, small, catalog, args.initialization, config.seed)
         model = merge_adapter(trained, folder / "adapter", *base, state_dict=weights)
+        if not improved:
+            logger.warning("No checkpoint ranked the validation users better than the start did: the start is kept.")
+            model, _ = load_pretrained(model_args, quantized=False)
         options = run_options(args, config, model_args)
-        prompts = {"history_loss": args.history_loss, "opening": HISTORY_OPENING, "max_history": args.max_history}
+        prompts = prompt_options(args)
         checkpoint = (model, tokenizer, catalog, item_tokenizer_folder, options, prompts)
         save_checkpoint(folder, *checkpoint, method="lcrec", state_dict=weights if model is trained else None)
     return end_training(trainer)
 
 
-def push_checkpoint(folder: Path, config: RecommendationSFTConfig, push: bool) -> None:
+def push_checkpoint(folder: Path, config: TrainingArguments, push: bool) -> None:
     """Send the checkpoint to the Hub if ``push`` (--push_to_hub) says so."""
     if push:
         push_to_hub(folder, config.hub_model_id or folder.name, private=bool(config.hub_private_repo))
 
 
-def run_options(args: LCRecArguments, config: RecommendationSFTConfig, model_args: ModelConfig) -> dict[str, Any]:
+def run_options(args: LCRecArguments, config: TrainingArguments, model_args: ModelConfig) -> dict[str, Any]:
     """Everything that can change the result, as JSON values."""
     training = config.to_dict()
     elsewhere = ("output_dir", "logging_dir", "run_name", "report_to", "disable_tqdm", "push_to_hub", "hub_model_id")
@@ -305,15 +359,61 @@ def open_instructions(args: LCRecArguments, dataset: RecDataset, seed: int) -> d
     )
 
 
-def training_sources(
-    args: LCRecArguments, dataset: RecDataset, tables: dict[str, pa.Table], renderer: SegmentRenderer, seed: int
-) -> list[Any]:
-    """What is trained on: whole histories or their prefixes, and the other tasks."""
-    sources: list[Any] = [InstructionExamples(table, renderer, seed) for table in tables.values()]
+def stage_trainer(
+    args: LCRecArguments,
+    config: RecommendationSFTConfig | RecommendationGRPOConfig,
+    dataset: RecDataset,
+    tables: dict[str, pa.Table],
+    recommender: Recommender,
+    model: Any,
+    adapter: PeftConfig | None,
+    inputs: dict[str, str],
+) -> Trainer:
+    """The trainer of the stage."""
+    rank_validation = None
+    if not args.refit:
+        choose_by_validation(config, "ndcg@10")
+        rank_validation = ranking_evaluation(args, dataset, recommender, config.seed)
+    renderer = recommender.renderer
+    shared = model, renderer.vocabulary.tokenizer, config
+    validates = rank_validation, args.early_stopping_patience
+    if isinstance(config, RecommendationGRPOConfig):
+        prompts = rollout_prompts(args, config, dataset, recommender)
+        return build_grpo_trainer(*shared, prompts, renderer, *validates, adapter, args.beam_scores, inputs)
+    examples = training_examples(args, config, dataset, tables, recommender, model.config.is_encoder_decoder)
+    return build_trainer(*shared, *examples, *validates, adapter, inputs)
+
+
+def training_examples(
+    args: LCRecArguments,
+    config: RecommendationSFTConfig,
+    dataset: RecDataset,
+    tables: dict[str, pa.Table],
+    recommender: Recommender,
+    is_encoder_decoder: bool,
+) -> tuple[EpochExamples, EpochExamples | None]:
+    """What is trained on, whole histories or their prefixes and the other tasks, and what is validated on."""
+    renderer = recommender.renderer
+    sources: list[Any] = [InstructionExamples(table, renderer, config.seed) for table in tables.values()]
     if args.history_loss == "all" and "seqrec" in args.tasks:
         sequences = dataset.train_sequences(refit=args.refit)
-        sources.insert(0, HistoryWindows(sequences, renderer, args.max_history + 1, seed))
-    return sources
+        sources.insert(0, HistoryWindows(sequences, renderer, args.max_history + 1, config.seed))
+    shared = {"eos_token_id": renderer.eos_token_id, "is_encoder_decoder": is_encoder_decoder}
+    shared["max_length"] = config.max_length
+    training = EpochExamples(sources, cache_folder=dataset.folder / "tokenized", **shared)
+    if args.refit:
+        return training, None
+    return training, EpochExamples([valid_source(args, dataset, recommender)], **shared)
+
+
+def rollout_prompts(
+    args: LCRecArguments, config: RecommendationGRPOConfig, dataset: RecDataset, recommender: Recommender
+) -> RolloutPrompts:
+    """What the reinforcement stage continues: parts of the training histories, worded as for evaluation."""
+    rows_of = recommender.renderer.catalog.rows_of
+    sequences = [rows_of(sequence) for sequence in dataset.train_sequences(refit=args.refit)]
+    tokens = partial(recommender.prompt_tokens, is_encoder_decoder=False)
+    return RolloutPrompts(sequences, tokens, config.targets, args.exclude_seen, config.seed)
 
 
 def valid_source(args: LCRecArguments, dataset: RecDataset, recommender: Recommender) -> TargetExamples:
@@ -328,19 +428,20 @@ def ranking_evaluation(
     args: LCRecArguments, dataset: RecDataset, recommender: Recommender, seed: int
 ) -> RankingEvaluation:
     """Validation by ranking the full catalogue."""
+    ks = [k for k in COMPARED_KS if k <= args.num_beams]
     evaluator = Evaluator(
         dataset,
         recommender.renderer.catalog.item_ids,
         "valid",
         exclude_seen=args.exclude_seen,
-        ks=(10,),
+        ks=ks,
         num_users=args.valid_users,
         seed=seed,
     )
 
     def evaluate(model: Any) -> dict[str, float]:
         result = evaluator.evaluate("lcrec", rank_users(recommender, model, evaluator))
-        return {name: result.metrics[name] for name in ("ndcg@10", "hit_rate@10")}
+        return {name: result.metrics[name] for name in ("ndcg@10", *(f"hit_rate@{k}" for k in ks))}
 
     return evaluate
 
@@ -356,7 +457,7 @@ def rank_users(recommender: Recommender, model: Any, evaluator: Evaluator, progr
 
 def report(
     args: LCRecArguments,
-    config: RecommendationSFTConfig,
+    config: TrainingArguments,
     model_args: ModelConfig,
     evaluator: Evaluator,
     recommender: Recommender,

@@ -65,6 +65,19 @@ class Checkpoint:
         """The model, loaded when it is first asked for: on the CPU, in evaluation mode, in the precision it has."""
         return auto_model_class(self.folder).from_pretrained(self.folder, dtype="auto", use_safetensors=True).eval()
 
+    def check_prompts(self, prompts: Mapping[str, Any]) -> None:
+        """Refuse prompts that are worded otherwise than those the model was trained with.
+
+        Raises:
+            ValueError: naming the option.
+        """
+        for name, value in prompts.items():
+            if self.prompts.get(name) != value:
+                raise ValueError(
+                    f"{self.folder} was trained with {name} {self.prompts.get(name)!r}, and {value!r} is asked for: "
+                    f"give {self.prompts.get(name)!r}, or train another model."
+                )
+
 
 def save_checkpoint(
     folder: str | Path,

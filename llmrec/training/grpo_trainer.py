@@ -142,6 +142,8 @@ def build_grpo_trainer(
         ValueError: if options don't fit together.
     """
     check_grpo(model, args, prompts)
+    args.shuffle_dataset = False  # the prompts' own order depends on the epoch alone, so that a resumed run has it too
+    args.eval_on_start = ranking_evaluation is not None  # what training starts from is the model to beat
     args.max_completion_length = len(renderer.catalog.codebook_sizes)
     callbacks: list[TrainerCallback] = [RolloutCallback(prompts)]
     if early_stopping_patience is not None and ranking_evaluation is not None:
