@@ -102,6 +102,16 @@ def test_a_process_that_dies_ends_the_launch_with_advice_and_resuming_ends_as_un
         torch.testing.assert_close(resumed[name], whole[name], rtol=1e-4, atol=1e-5)
 
 
+def test_told_to_end_it_says_where_the_same_command_goes_on(ring_dataset: Path, tmp_path: Path) -> None:
+    (process,) = start(_argv(ring_dataset, tmp_path / "out"), tmp_path / "log")
+    _wait_for(lambda: complete_checkpoints(tmp_path / "out"))
+    process.terminate()
+    process.join(timeout=60)
+    said = (tmp_path / "log").read_text()
+    assert process.exitcode == -15, said
+    assert f"The last complete checkpoint is {tmp_path / 'out' / 'checkpoint-'}" in said.split("(SIGTERM)")[1]
+
+
 def test_a_loss_that_is_no_number_stops_all_processes_before_a_checkpoint(ring_dataset: Path, tmp_path: Path) -> None:
     argv = _argv(ring_dataset, tmp_path / "out", "--per_device_train_batch_size", "4", "--bf16", "False")
     codes = run(argv, tmp_path / "log", partial(lose_the_number, 10, rank=1), processes=2)
