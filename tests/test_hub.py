@@ -103,6 +103,15 @@ def test_a_failed_save_leaves_the_earlier_checkpoint(tmp_path, catalog, item_tok
     assert contents(tmp_path) == before
 
 
+def test_the_weights_may_be_read_by_whoever_may_read_the_rest_and_nothing_is_left(
+    tmp_path, catalog, item_tokenizer_folder
+):
+    (tmp_path / ".writing-killed").mkdir()
+    save(tmp_path, catalog, item_tokenizer_folder)
+    assert len({path.stat().st_mode for path in tmp_path.iterdir() if path.is_file()}) == 1
+    assert not list(tmp_path.glob(".*"))
+
+
 def test_refuses_what_would_not_load(tmp_path, catalog, item_tokenizer_folder):
     from peft import LoraConfig, get_peft_model  # noqa: PLC0415
 

@@ -36,6 +36,9 @@ INFO_FILE = "llmrec.json"
 PROMPTS_FILE = "prompts.json"
 ITEM_TOKENIZER_FOLDER = "item_tokenizer"
 
+#: How the folders are called that checkpoints are written into before their files take their places.
+_WRITING = ".writing-"
+
 #: Not sent to the Hub: states of the trainer, hidden files, and anything that only pickle can read.
 _NOT_PUSHED = ["checkpoint-*/**", ".*", "**/.*", "*.bin", "*.pt", "*.pth", "*.pkl"]
 
@@ -126,9 +129,14 @@ def save_checkpoint(
 
     bind_catalog(model, catalog)
     folder.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=folder, prefix=".writing-") as name:
+    for left in folder.glob(f"{_WRITING}*"):
+        shutil.rmtree(left)  # by a process that was killed
+    with TemporaryDirectory(dir=folder, prefix=_WRITING) as name:
         temporary = Path(name)
         model.save_pretrained(temporary, state_dict=state_dict)
+        for weights in temporary.glob("*.safetensors"):
+            # safetensors lets the owner alone read them: whoever may read the config may read the weights
+            weights.chmod((temporary / "config.json").stat().st_mode)
         tokenizer.save_pretrained(temporary)
         catalog.save(temporary)
         shutil.copytree(item_tokenizer_folder, temporary / ITEM_TOKENIZER_FOLDER)
