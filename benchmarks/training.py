@@ -21,12 +21,12 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks.decoding_measure import hardware, versions
+from benchmarks.decoding_measure import hardware
 from benchmarks.training_contenders import CONTENDERS, TrainingSettings
+from benchmarks.training_measure import versions
 from benchmarks.training_process import open_movielens
 from benchmarks.training_report import plot, print_tables
 from llmrec.atomic import write_json
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
         "dataset": dataset.name,
         "split_fingerprint": dataset.fingerprint,
         "hardware": hardware(settings.training.device),
-        "versions": {**versions(), **{name: version(name) for name in ("trl", "accelerate", "peft", "datasets")}},
+        "versions": versions(),
         "runs": {},
         "step_memory": [],
     }

@@ -1,9 +1,11 @@
 """The instruments of benchmarks/training.py: what a trainer reads and learns from, how fast, in what memory."""
 
+import platform
 import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import torch
@@ -17,6 +19,19 @@ from llmrec.training.examples import IGNORED_LABEL
 WARM_UP_STEPS = 3
 #: Seconds of training before the first validation, and how much later each further one is: the same rule for all.
 FIRST_VALIDATION, VALIDATION_GROWTH = 4.0, 1.15
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python and the packages that decide speed; None where one is not installed as a package."""
+    packages = ("llmrec", "torch", "transformers", "trl", "accelerate", "peft", "datasets", "bitsandbytes", "numpy")
+    return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 @dataclass

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from benchmarks import training
+from benchmarks import training, training_gpu
 from benchmarks.training_contenders import CONTENDERS, TrainingSettings
 from benchmarks.training_measure import Counts, Progress, count_batch
 from benchmarks.training_setup import Workload, made_up_catalog, made_up_histories, prefix_table
@@ -157,3 +157,23 @@ def test_a_run_ends_with_its_figures(ring_dataset, tmp_path, capsys) -> None:
         < results["runs"]["history_packed"]["trained_parameters"]
     )
     assert output.with_suffix(".png").stat().st_size > 1000
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_loses_nothing_to_a_contender_that_fails(tmp_path, monkeypatch) -> None:
+    output = tmp_path / "training_gpu.json"
+    load = training_gpu.load_model
+
+    def load_but_for_lora(contender, *arguments) -> torch.nn.Module:
+        if contender.tuning == "lora":
+            raise torch.OutOfMemoryError
+        return load(contender, *arguments)
+
+    monkeypatch.setattr(training_gpu, "load_model", load_but_for_lora)
+    sizes = "--device cpu --models tiny --steps 3 --tokens_a_batch 256 --max_length 256 --users 10"
+    contenders = ["lora", "trl_defaults", "history_packed", "lora_4bit"]
+    training_gpu.main([*sizes.split(), "--contenders", *contenders, "--output", str(output)])
+    runs = json.loads(output.read_text())["models"]["tiny"]["runs"]
+    assert "OutOfMemoryError" in runs["lora"]["failed"]
+    assert all(runs[name]["flops_per_s"] > 0 for name in contenders[1:])
+    assert runs["history_packed"]["tokens_per_target"] < runs["trl_defaults"]["tokens_per_target"]

@@ -2,8 +2,11 @@
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3Model
 
+from benchmarks.training_gpu import training_flops
+from benchmarks.training_measure import Counts
 from benchmarks.training_memory import MODES, SHAPES, Shape, smallest_card, training_memory
 
 
@@ -34,6 +37,21 @@ def test_a_layer_keeps_for_backward_what_is_computed(float32_weights: bool) -> N
     kept = [_saved_bytes(Shape(layers, **_rest(shape)), float32_weights, tokens) for layers in (1, 2)]
     copies = 2 * shape.layer_parameters if float32_weights else 0  # autocast's, which are among the weights
     assert kept[1] - kept[0] - copies == pytest.approx(tokens * shape.layer_bytes(float32_weights), rel=0.01)
+
+
+def test_the_work_counted_is_that_of_the_model() -> None:
+    shape = Shape(layers=2, hidden=64, intermediate=160, heads=4, kv_heads=2, vocabulary=96)
+    model, tokens = Qwen3ForCausalLM(_config(shape)), torch.zeros(2, 32, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=tokens, labels=tokens, use_cache=False).loss.backward()
+    counts = Counts(examples=2, tokens=64, positions=64, label_tokens=64, squares=2 * 32**2)
+    by_module = counter.get_flop_counts()["Global"]
+    matrices = sum(by_module[operation] for operation in by_module if "attention" not in str(operation))
+    no_attention = training_flops(model.config, Counts(**{**vars(counts), "squares": 0}), frozen=False)
+    # the gradient of the embedding's output goes no further
+    assert matrices == pytest.approx(no_attention, rel=0.01)
+    causal = training_flops(model.config, counts, frozen=False) - no_attention
+    assert causal == 3 * 2 * (4 * 32**2 * 4 * 128 * 2) / 2  # of two matrices: 2 examples, 4 heads of 128, 2 layers
 
 
 def test_checkpointing_and_sharing_only_take_away_and_a_card_that_is_too_small_is_not_named() -> None:
