@@ -72,10 +72,18 @@ class FaultTolerance:
 
     def _not_finite(self, what: str) -> str:
         rate = self._get_learning_rate()  # type: ignore[attr-defined]
+        message = (
+            f"{what} (learning rate {rate:.3g}). Nothing was saved from it, and the same command would end here again. "
+            "Name another --output_dir, and lower --learning_rate or --max_grad_norm, or give --bf16 True instead of "
+            "--fp16 True."
+        )
+        complete = complete_checkpoints(Path(self.args.output_dir))
+        if not complete:
+            return message
         return (
-            f"{what} (learning rate {rate:.3g}). Nothing was saved from it. Lower --learning_rate or --max_grad_norm, "
-            f"or use --bf16 True instead of --fp16. {_last_checkpoint(Path(self.args.output_dir))} To go on from it "
-            "with other options, name it in --resume_from_checkpoint beside another --output_dir."
+            f"{message} The last complete checkpoint is {complete[-1]}: named in --resume_from_checkpoint, training goes "
+            "on from it, with its learning rate; in --model_name_or_path, training starts from its weights (not from an "
+            "adapter), with a new one."
         )
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
@@ -231,8 +239,8 @@ def _message_on_sigterm(folder: Path) -> Iterator[None]:
 
     def end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         message = (
-            "Told to end (SIGTERM), as a launcher does when another process of this launch has ended, or a cluster when "
-            f"time is up. {_last_checkpoint(folder)} {_RESUMES}\n"
+            "Told to end (SIGTERM), as a launcher does when another process of this launch has ended, or a cluster "
+            f"when time is up. {_last_checkpoint(folder)} {_RESUMES}\n"
         )
         os.write(2, message.encode())  # not print: the signal may have come in the middle of one
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

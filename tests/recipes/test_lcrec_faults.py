@@ -118,9 +118,16 @@ def test_a_loss_that_is_no_number_stops_all_processes_before_a_checkpoint(ring_d
     said = (tmp_path / "log").read_text()
     assert codes == [1, 1], said
     assert "The training loss of step 10 is nan (learning rate 0.00" in said
-    assert "checkpoint-8. To go on from it with other options, name it in --resume_from_checkpoint" in said
+    checkpoint = tmp_path / "out" / "checkpoint-8"
+    assert f"The last complete checkpoint is {checkpoint}: named in --resume_from_checkpoint, training goes on" in said
     assert "Another process of this launch ended" in said
     assert [path.name for path in complete_checkpoints(tmp_path / "out")][-1:] == ["checkpoint-8"]
+    for advice in (
+        ("--resume_from_checkpoint", str(checkpoint), "--max_grad_norm", "0.5", "--max_steps", "10"),
+        ("--model_name_or_path", str(checkpoint), "--learning_rate", "1e-3", "--max_steps", "2"),
+    ):
+        argv = _argv(ring_dataset, tmp_path / advice[0].strip("-"), *advice)
+        assert run(argv, tmp_path / "log") == [0], (tmp_path / "log").read_text()
 
 
 @pytest.mark.parametrize("room", [50_000, 700_000], ids=["weights", "optimizer"])
@@ -136,8 +143,9 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_what_to_do(
         assert f"The last complete checkpoint is {disk / 'out' / 'checkpoint-2'}. The same command resumes" in said
         assert _names(disk / "out") == {"checkpoint-2"}
         (disk / "filler").unlink()
-        assert run(argv, tmp_path / "log") == [0], (tmp_path / "log").read_text()
-        assert (disk / "out" / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
+        if room == 700_000:  # the same way back for both
+            assert run(argv, tmp_path / "log") == [0], (tmp_path / "log").read_text()
+            assert (disk / "out" / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
 
 
 def test_too_small_a_disk_is_refused_before_training(ring_dataset: Path, tmp_path: Path) -> None:

@@ -124,8 +124,13 @@ def test_what_is_not_finite_is_never_saved(tmp_path: Path, step: int, message: s
     with pytest.raises(TrainingError, match=message) as caught:
         trainer.train()
     assert f"The last complete checkpoint is {tmp_path / 'checkpoint-2'}" in str(caught.value)
-    assert "--learning_rate" in str(caught.value)
+    assert "lower --learning_rate or --max_grad_norm" in str(caught.value)
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_without_a_checkpoint_none_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"loss of step 2 is.*--output_dir.*--fp16 True\.$"):
+        _trainer(tmp_path, _At(1, _poison(float("nan"))), max_steps=10).train()
 
 
 def test_a_run_that_was_over_in_the_middle_of_a_pass_takes_no_further_step(tmp_path: Path) -> None:
