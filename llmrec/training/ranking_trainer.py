@@ -26,6 +26,7 @@ from trl import SFTConfig, SFTTrainer
 from llmrec.training.epochs import EpochCallback, EpochExamples, GroupedSampler
 from llmrec.training.examples import IGNORED_LABEL
 from llmrec.training.faults import FaultTolerance
+from llmrec.training.loss_tiles import small_tiles
 from llmrec.training.packing import PackedCollator
 from llmrec.training.processes import shard_on_cpu, whole_model
 from llmrec.training.target_loss import add_target_loss
@@ -58,6 +59,14 @@ class _RankingEvaluation(FaultTolerance):
 
 class RankingSFTTrainer(_RankingEvaluation, SFTTrainer):
     """For decoder-only models."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        with small_tiles(self.args.device):
+            return super().training_step(*args, **kwargs)
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        with small_tiles(self.args.device):
+            return super().prediction_step(*args, **kwargs)
 
 
 class RankingSeq2SeqTrainer(_RankingEvaluation, Seq2SeqTrainer):
