@@ -31,6 +31,7 @@ RUN: dict[str, str] = {
     "python data_prep/instructions.py --dataset_dir data/ml-100k --show 2": "--tasks seqrec itemsearch",
     "python benchmarks/history_loss.py --dataset_dir data/ml-100k": "--steps 1 --batch_size 2 --output ratios.json",
     "python -m benchmarks.training_memory": "",
+    "python -m benchmarks.training_memory --tokens 4096": "",
     "python -m benchmarks.decoding --quick": (
         "--beams 8 --histories 3 --catalog_sizes 500 5000 --repeats 1 --output decoding.json"
     ),
