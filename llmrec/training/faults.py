@@ -81,9 +81,9 @@ class FaultTolerance:
         if not complete:
             return message
         return (
-            f"{message} The last complete checkpoint is {complete[-1]}: named in --resume_from_checkpoint, training goes "
-            "on from it, with its learning rate; in --model_name_or_path, training starts from its weights (not from an "
-            "adapter), with a new one."
+            f"{message} The last complete checkpoint is {complete[-1]}: named in --resume_from_checkpoint, training "
+            "goes on from it, with its learning rate; in --model_name_or_path, it starts anew from those weights (not "
+            "from an adapter), with a new learning rate."
         )
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
