@@ -82,6 +82,10 @@ class RecommendationGRPOConfig(GRPOConfig):
         metadata={"help": "latest: the last item of a training history. any: one drawn anew for each epoch."},
     )
     num_generations: int = field(default=16, metadata={"help": "Items of a list, which is one group."})
+    scale_rewards: str = field(
+        default="none",
+        metadata={"help": "Divide a reward by the deviation in its group or batch, or by nothing (none)."},
+    )
     num_train_epochs: float = field(default=2, metadata={"help": "Passes over the users."})
     per_device_train_batch_size: int = field(
         default=256, metadata={"help": "Items in a training batch: a multiple of num_generations."}

@@ -68,9 +68,9 @@ def test_where_no_checkpoint_is_better_the_start_is_kept(lcrec, ring_dataset, st
     assert all((after[name] == tensor).all() for name, tensor in before.items())
 
 
-@pytest.mark.parametrize("rollouts", ["beams", "samples"])
-def test_resumed_after_its_first_epoch_it_ends_as_in_one_go(lcrec, ring_dataset, start, tmp_path, rollouts) -> None:
-    options = ("--learning_rate", "1e-3", "--rollouts", rollouts)
+@pytest.mark.parametrize("more", [("--beta", "0.01"), ("--rollouts", "samples")], ids=["KL", "samples"])
+def test_resumed_after_its_first_epoch_it_ends_as_in_one_go(lcrec, ring_dataset, start, tmp_path, more) -> None:
+    options = ("--learning_rate", "1e-3", *more)
     lcrec.main(_options(ring_dataset, start, tmp_path / "whole", *options))
     broken = tmp_path / "broken"
     shutil.copytree(tmp_path / "whole", broken)
@@ -85,7 +85,7 @@ def test_resumed_after_its_first_epoch_it_ends_as_in_one_go(lcrec, ring_dataset,
 
 
 def test_lora_trains_an_adapter_on_the_checkpoint(lcrec, ring_dataset, start, tmp_path) -> None:
-    options = ("--use_peft", "True", "--lora_r", "4", "--learning_rate", "3e-3")
+    options = ("--use_peft", "True", "--lora_r", "4", "--learning_rate", "3e-3", "--beta", "0.01")
     lcrec.main(_options(ring_dataset, start, tmp_path, *options))
     assert (tmp_path / "before_after.json").is_file()
     assert set(load_file(tmp_path / "model.safetensors")) == set(load_file(start / "model.safetensors"))
