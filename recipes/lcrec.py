@@ -187,7 +187,8 @@ def main(argv: list[str] | None = None) -> None:
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("llmrec").setLevel(logging.INFO if PartialState().is_main_process else logging.WARNING)
     check_arguments(args)
-    check_sharding(model_args)
+    quantized = model_args.load_in_4bit or model_args.load_in_8bit
+    check_sharding(quantized, model_args.use_peft or args.vocabulary_only)
     if args.stage == "rl":
         check_start(args, model_args)
     with PartialState().main_process_first():

@@ -10,6 +10,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import ModelConfig, get_quantization_config
 
 from llmrec.catalog import Catalog
@@ -37,6 +38,7 @@ def load_backbone(
     Raises:
         DataError: if training starts from a checkpoint of ours whose item tokens mean another catalogue's items.
     """
+    unset_hf_deepspeed_config()  # new rows are written into whole weights; the trainer shards them for ZeRO-3
     if model_args.model_name_or_path is None:
         tokenizer = train_text_tokenizer(_texts(catalog), small.text_vocab_size)
         vocabulary = ItemVocabulary.add_to(tokenizer, catalog.codebook_sizes)

@@ -13,7 +13,6 @@ from accelerate.utils import DistributedType, reduce
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, Trainer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-from trl import ModelConfig
 from trl.models import unwrap_model_for_generation
 
 
@@ -46,17 +45,27 @@ def shard_on_cpu() -> None:
         state.distributed_type = DistributedType.MULTI_GPU
 
 
-def check_sharding(model_args: ModelConfig) -> None:
-    """Refuse a tuning mode that cannot be sharded.
+def check_sharding(quantized: bool, adapter: bool) -> None:
+    """Refuse a tuning mode whose weights the launch could not shard.
+
+    Args:
+        quantized: whether weights are loaded in 4 or 8 bits.
+        adapter: whether an adapter is trained: LoRA, new vocabulary rows alone.
 
     Raises:
-        ValueError: for quantized weights under ZeRO-3 or FSDP.
+        ValueError: for quantized weights under ZeRO-3, and for both under FSDP.
     """
     zero3 = _flag("ACCELERATE_USE_DEEPSPEED") and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
-    if (model_args.load_in_4bit or model_args.load_in_8bit) and (zero3 or _flag("ACCELERATE_USE_FSDP")):
+    fsdp = _flag("ACCELERATE_USE_FSDP")
+    if quantized and (zero3 or fsdp):
         raise ValueError(
-            "Quantized weights cannot be sharded by ZeRO-3 or FSDP. Launch with accelerate_configs/multi_gpu.yaml or "
-            "zero2.yaml, where each process holds them whole, or leave out --load_in_4bit and --load_in_8bit."
+            "Weights in 4 or 8 bits cannot be sharded. Launch with accelerate_configs/multi_gpu.yaml or zero2.yaml, "
+            "where each process holds them whole, or leave out --load_in_4bit and --load_in_8bit."
+        )
+    if adapter and fsdp:
+        raise ValueError(
+            "FSDP cannot shard an embedding of which some rows are trained. Launch with accelerate_configs/zero3.yaml, "
+            "or with multi_gpu.yaml or zero2.yaml, where each process holds the weights whole."
         )
 
 

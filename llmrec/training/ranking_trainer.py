@@ -20,6 +20,7 @@ from transformers import (
     Trainer,
     TrainerCallback,
 )
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTConfig, SFTTrainer
 
@@ -153,6 +154,8 @@ def build_trainer(
         if not hasattr(head, "bias"):
             # TRL's fused head reads it, and PEFT's wrapper around trained rows passes on the weight only
             head.bias = None
+            # under ZeRO-3 TRL would ask that weight whether it is a shard: it is a sum, whole when it is read
+            unset_hf_deepspeed_config()
     trainer.ranking_evaluation = ranking_evaluation
     trainer.inputs = inputs
     trainer.train_examples = train_examples

@@ -7,7 +7,6 @@ from peft import LoraConfig, PeftModel, TaskType
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import ModelConfig, get_peft_config
 
 from llmrec.catalog import Catalog
@@ -88,7 +87,6 @@ def merge_adapter(
     quantized = model_args.load_in_4bit or model_args.load_in_8bit
     if state_dict is None and not quantized:
         return trained.merge_and_unload()
-    unset_hf_deepspeed_config()  # under ZeRO-3 transformers would shard the base, too
     whole = replace(model_args, load_in_4bit=False, load_in_8bit=False)
     base, _, _ = load_backbone(whole, small, catalog, initialization, seed)
     return PeftModel.from_pretrained(base, str(adapter_folder)).merge_and_unload()
