@@ -78,8 +78,16 @@ def _attention(
     longest = int(kwargs["max_length_q"])
     window = (-1 if sliding_window is None else sliding_window - 1, 0)
     # one sequence holds all: (tokens, heads, head size), as the kernel wants it
-    query, key, value = (states[0].transpose(0, 1) for states in (query, key, value))
+    dtype = _kernel_dtype(query)
+    query, key, value = (states[0].transpose(0, 1).to(dtype) for states in (query, key, value))
     output: torch.Tensor = varlen_attn(  # type: ignore[assignment]
         query, key, value, starts, starts, longest, longest, scale=scaling, window_size=window, enable_gqa=True
     )
     return output[None], None
+
+
+def _kernel_dtype(states: torch.Tensor) -> torch.dtype:
+    """Of the kernel's inputs: rotary positions turn what autocast made 16 bits wide back into float32."""
+    if states.dtype != torch.float32 or not torch.is_autocast_enabled(states.device.type):
+        return states.dtype
+    return torch.get_autocast_dtype(states.device.type)
