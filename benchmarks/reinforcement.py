@@ -11,7 +11,6 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +72,12 @@ def run_recipe(
     command += ["--model_name_or_path", checkpoint, "--output_dir", str(folder), "--seed", str(seed)]
     command += ["--disable_tqdm", "True", *options, *args.options]
     print(" ".join(command[1:]), flush=True)
-    start = time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     log = json.loads((complete_checkpoints(folder)[-1] / "trainer_state.json").read_text())["log_history"]
     return {
         "checkpoint": Path(checkpoint).name,
         "variant": variant,
         "seed": seed,
-        "wall_seconds": round(time.perf_counter() - start, 1),
         "seconds": json.loads((folder / "metrics.json").read_text())["seconds"],
         "before_after": json.loads((folder / "before_after.json").read_text()),
         "validations": [

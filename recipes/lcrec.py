@@ -215,8 +215,12 @@ def train_and_test(
     # Data, semantic IDs and instructions: one process makes what is missing, the others wait and read it
     with PartialState().main_process_first(), stopwatch.stage("data"):
         dataset = open_dataset(args)
-        catalog, item_tokenizer_folder = open_catalog(args, dataset, config.seed)
-        tables = {} if args.stage == "rl" else open_instructions(args, dataset, config.seed)
+        if args.stage == "rl":
+            start = load_checkpoint(model_args.model_name_or_path, model_args.model_revision)
+            catalog, item_tokenizer_folder, tables = start.catalog, start.folder / TOKENIZER_FOLDER, {}
+        else:
+            catalog, item_tokenizer_folder = open_catalog(args, dataset, config.seed)
+            tables = open_instructions(args, dataset, config.seed)
 
     # Model and vocabulary
     small = SmallModelConfig(args.architecture, args.hidden_size, args.num_layers, dropout=args.dropout)

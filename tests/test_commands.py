@@ -45,6 +45,9 @@ RUN: dict[str, str] = {
         "--num_users 24 --num_beams 10 --output parity.json"
     ),
     f"{CPU} --config recipes/configs/lcrec/ml-100k_rl.yaml": RL_TINY,
+    "python -m benchmarks.reinforcement --checkpoints outputs/ml-100k_strict": (
+        f"--seeds 1 --variants --output rl.json --options {RL_TINY}"
+    ),
     f"{CPU} --config recipes/configs/lcrec/tiger_ml-100k.yaml": f"{TINY} --per_device_train_batch_size 4",
 }
 

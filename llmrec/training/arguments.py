@@ -86,11 +86,11 @@ class RecommendationGRPOConfig(GRPOConfig):
         default="none",
         metadata={"help": "Divide a reward by the deviation in its group or batch, or by nothing (none)."},
     )
-    num_train_epochs: float = field(default=2, metadata={"help": "Passes over the users."})
+    num_train_epochs: float = field(default=4, metadata={"help": "Passes over the users."})
     per_device_train_batch_size: int = field(
-        default=256, metadata={"help": "Items in a training batch: a multiple of num_generations."}
+        default=512, metadata={"help": "Items in a training batch: a multiple of num_generations."}
     )
-    learning_rate: float = field(default=3e-5, metadata={"help": "Peak learning rate."})
+    learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate."})
     weight_decay: float = field(default=0.0, metadata={"help": "Decoupled weight decay."})
     adam_beta2: float = field(default=0.98, metadata={"help": "AdamW's second beta."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule."})

@@ -44,6 +44,7 @@ def _validations(folder: Path) -> dict[int, float]:
 
 def test_it_ranks_better_than_its_start_and_shows_both(lcrec, ring_dataset, start, tmp_path, capsys) -> None:
     options = _options(ring_dataset, start, tmp_path, "--learning_rate", "1e-3", "--num_train_epochs", "4")
+    options += ["--seed", "1", "--codebook_size", "5"]  # whatever they are, the semantic IDs are the checkpoint's
     lcrec.main(options)
     changes = json.loads((tmp_path / "before_after.json").read_text())
     assert set(changes) == {"valid", "test"}
