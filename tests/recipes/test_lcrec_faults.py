@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -146,6 +147,23 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_says_what_to_do(
         if room == 700_000:  # the same way back for both
             assert run(argv, tmp_path / "log") == [0], (tmp_path / "log").read_text()
             assert (disk / "out" / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
+
+
+def test_a_disk_that_fills_while_the_data_is_prepared_leaves_nothing_half_made(
+    ring_dataset: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", 2_000_000) as disk:
+        dataset, filler = disk / "ring", disk / "filler"
+        shutil.copytree(ring_dataset, dataset)
+        shutil.rmtree(dataset / "tokenized")
+        filler.write_bytes(bytes(shutil.disk_usage(disk).free - 5_000))
+        argv = _argv(dataset, tmp_path / "out")
+        assert run(argv, tmp_path / "log") == [1]
+        said = (tmp_path / "log").read_text()
+        assert f"the disk of {dataset} is full" in said, said
+        filler.unlink()
+        assert run(argv, tmp_path / "log") == [0], (tmp_path / "log").read_text()
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (unbroken / "model.safetensors").read_bytes()
 
 
 def test_too_small_a_disk_is_refused_before_training(ring_dataset: Path, tmp_path: Path) -> None:
