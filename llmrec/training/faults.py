@@ -121,10 +121,20 @@ class FaultTolerance:
         finally:
             self.args.save_total_limit = limit
 
-    def _init_training_state(self, *args: Any, **kwargs: Any) -> tuple[int, int]:
-        progress = super()._init_training_state(*args, **kwargs)  # type: ignore[misc]
+    def _init_training_state(
+        self,
+        max_steps: int,
+        num_update_steps_per_epoch: int,
+        num_train_epochs: int,
+        resume_from_checkpoint: str | None,
+        trial: Any,
+    ) -> tuple[int, int]:
+        steps = max_steps, num_update_steps_per_epoch, num_train_epochs
+        progress = super()._init_training_state(*steps, resume_from_checkpoint, trial)  # type: ignore[misc]
         if self.args.should_save:
             check_free_space(Path(self.args.output_dir), self.model, self.args, self._num_saves())
+            if resume_from_checkpoint is not None:
+                _warn_of_other_processes(Path(resume_from_checkpoint), self.args.world_size)
         return progress
 
     def _num_saves(self) -> int:
@@ -216,6 +226,17 @@ def _all_finite(model: torch.nn.Module) -> bool:
     return bool(torch.stack([weight.isfinite().all() for weight in local]).all())
 
 
+def _warn_of_other_processes(checkpoint: Path, num_processes: int) -> None:
+    written = len(list(checkpoint.glob("rng_state*.pth")))  # one from each process
+    if written not in (0, num_processes):
+        logger.warning(
+            "%s was written by %d processes and is resumed on %d: batches and results differ from an unbroken run's.",
+            checkpoint,
+            written,
+            num_processes,
+        )
+
+
 def _is_lost_process(error: BaseException) -> bool:
     if not isinstance(error, RuntimeError) or not distributed.is_initialized() or distributed.get_world_size() == 1:
         return False
@@ -237,12 +258,15 @@ def _message_on_sigterm(folder: Path) -> Iterator[None]:
         yield
         return
 
+    process = os.getpid()
+
     def end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
         message = (
             "Told to end (SIGTERM), as a launcher does when another process of this launch has ended, or a cluster "
             f"when time is up. {_last_checkpoint(folder)} {_RESUMES}\n"
         )
-        os.write(2, message.encode())  # not print: the signal may have come in the middle of one
+        if os.getpid() == process:  # and not a worker that was forked from it
+            os.write(2, message.encode())  # not print: the signal may have come in the middle of one
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGTERM)
 

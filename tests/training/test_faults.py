@@ -143,6 +143,17 @@ def test_a_run_that_was_over_in_the_middle_of_a_pass_takes_no_further_step(tmp_p
         assert torch.equal(weight, again.model.state_dict()[name])
 
 
+def test_another_number_of_processes_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    _trainer(tmp_path, max_steps=2).train()
+    checkpoint = tmp_path / "checkpoint-2"
+    _trainer(tmp_path, max_steps=2).train(resume_from_checkpoint=str(checkpoint))
+    assert "processes" not in caplog.text
+    (checkpoint / "rng_state.pth").rename(checkpoint / "rng_state_0.pth")
+    shutil.copy(checkpoint / "rng_state_0.pth", checkpoint / "rng_state_1.pth")
+    _trainer(tmp_path, max_steps=2).train(resume_from_checkpoint=str(checkpoint))
+    assert "was written by 2 processes and is resumed on 1" in caplog.text
+
+
 def test_resumed_from_an_earlier_checkpoint_the_later_ones_go_once_a_new_one_is_complete(tmp_path: Path) -> None:
     _trainer(tmp_path, max_steps=8, save_total_limit=None).train()
     seen: list[list[str]] = []
