@@ -52,11 +52,12 @@ CONTENDERS: dict[str, Contender] = {
     "prefix_grouped": Contender("  + batches of like length", "prefix", options=GROUPED),
     "prefix_packed": Contender("  + packing instead", "prefix", packed=True),
     "history": Contender("history loss, one pass per user", "history"),
-    "history_packed": Contender("  + packing", "history", packed=True),
-    "pretrained_full": Contender("saved base, full", "history", packed=True, pretrained=True),
-    "pretrained_lora": Contender("saved base, LoRA", "history", packed=True, tuning="lora", pretrained=True),
+    "history_grouped": Contender("  + batches of like length", "history", options=GROUPED),
+    "history_packed": Contender("  + packing instead", "history", packed=True),
+    "pretrained_full": Contender("saved base, full", "history", options=GROUPED, pretrained=True),
+    "pretrained_lora": Contender("saved base, LoRA", "history", options=GROUPED, tuning="lora", pretrained=True),
     "pretrained_lora_4bit": Contender(
-        "saved base, LoRA on 4 bits", "history", packed=True, tuning="lora_4bit", pretrained=True
+        "saved base, LoRA on 4 bits", "history", options=GROUPED, tuning="lora_4bit", pretrained=True
     ),
 }
 

@@ -18,7 +18,7 @@ from llmrec.training.examples import IGNORED_LABEL
 #: Steps before speed is measured: caches and threads are cold in them.
 WARM_UP_STEPS = 3
 #: Seconds of training before the first validation, and how much later each further one is: the same rule for all.
-FIRST_VALIDATION, VALIDATION_GROWTH = 4.0, 1.15
+FIRST_VALIDATION, VALIDATION_GROWTH = 4.0, 1.2
 
 
 def versions() -> dict[str, str | None]:

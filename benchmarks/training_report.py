@@ -48,8 +48,10 @@ def print_tables(results: dict[str, Any]) -> None:
 
 
 def _row(name: str, run: dict[str, Any]) -> tuple[str, ...]:
-    last = run["validations"][-1] if run["validations"] else {"ndcg@10": float("nan"), "seconds_with_validation": 0.0}
-    bound = "" if run["reached"] else "> "
+    reached = ("", "", "")  # only its speed was measured
+    if run["validations"]:
+        last, bound = run["validations"][-1], "" if run["reached"] else "> "
+        reached = f"{last['ndcg@10']:.4f}", f"{bound}{run['seconds']:.0f}", f"{last['seconds_with_validation']:.0f}"
     return (
         CONTENDERS[name].label,
         f"{run['tokens_per_s']:,.0f}",
@@ -59,9 +61,7 @@ def _row(name: str, run: dict[str, Any]) -> tuple[str, ...]:
         f"{run['padding']:.0%}",
         f"{run['peak_bytes'] / 1e6:.0f}",
         f"{run['trained_parameters'] / 1e6:.2f}M",
-        f"{last['ndcg@10']:.4f}",
-        f"{bound}{run['seconds']:.0f}",
-        f"{last['seconds_with_validation']:.0f}",
+        *reached,
     )
 
 
@@ -71,6 +71,8 @@ def plot(results: dict[str, Any], path: Path) -> None:
     left, right = figure.subplots(1, 2)
     for name, run in results["runs"].items():
         places = run["validations"]
+        if not places:
+            continue
         label = CONTENDERS[name].label.strip(" +")
         left.semilogx([place["seconds"] for place in places], [place["ndcg@10"] for place in places], ".-", label=label)
     left.axhline(results["settings"]["target"], color="grey", linewidth=0.8, linestyle="--")
