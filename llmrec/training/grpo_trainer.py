@@ -27,6 +27,7 @@ from llmrec.training.ranking_trainer import RankingEvaluation, _RankingEvaluatio
 from llmrec.training.rewards import hit_reward, ndcg_reward, without_hit
 from llmrec.training.rollouts import ConstrainedRollouts, RolloutPrompts
 from llmrec.training.shared_prompts import share_prompts, takes_shared_prompts
+from llmrec.training.tuning import prepare_adapter
 
 logger = logging.getLogger(__name__)
 
@@ -160,9 +161,7 @@ def build_grpo_trainer(
         peft_config=peft_config,
         rollout_func=ConstrainedRollouts(prompts, renderer, args.rollouts, scores),
     )
-    head = trainer.model.get_output_embeddings()
-    if not hasattr(head, "bias"):
-        head.bias = None  # as in build_trainer
+    prepare_adapter(trainer.model)
     trainer.ranking_evaluation = ranking_evaluation
     trainer.inputs = inputs
     return trainer

@@ -31,6 +31,7 @@ from llmrec.training.loss_tiles import small_tiles
 from llmrec.training.packing import PackedCollator
 from llmrec.training.processes import shard_on_cpu, whole_model
 from llmrec.training.target_loss import add_target_loss
+from llmrec.training.tuning import prepare_adapter
 from llmrec.training.varlen_attention import VARLEN, flattens_batches
 
 #: Validation by ranking: the model in, metrics without a prefix out (``{"ndcg@10": ...}``).
@@ -141,6 +142,7 @@ def build_trainer(
             shared["model"] = get_peft_model(model, peft_config)
         add_target_loss(model)
         collator = DataCollatorForSeq2Seq(tokenizer, model=model)
+        prepare_adapter(shared["model"])
         trainer: Trainer = RankingSeq2SeqTrainer(args=_seq2seq_arguments(args), data_collator=collator, **shared)
     else:
         collator = None
@@ -150,10 +152,7 @@ def build_trainer(
             args.packing = False
             collator = PackedCollator(tokenizer.pad_token_id, args.pad_to_multiple_of)
         trainer = RankingSFTTrainer(args=args, peft_config=peft_config, data_collator=collator, **shared)
-        head = trainer.model.get_output_embeddings()
-        if not hasattr(head, "bias"):
-            # TRL's fused head reads it, and PEFT's wrapper around trained rows passes on the weight only
-            head.bias = None
+        if prepare_adapter(trainer.model):
             # under ZeRO-3 TRL would ask that weight whether it is a shard: it is a sum, whole when it is read
             unset_hf_deepspeed_config()
     trainer.ranking_evaluation = ranking_evaluation

@@ -1,6 +1,7 @@
 """What of a model is trained: all, LoRA with the new vocabulary rows, or these rows alone; and merging it back."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from peft import LoraConfig, PeftModel, TaskType
@@ -49,6 +50,22 @@ def _embedding_names(model: PreTrainedModel) -> list[str]:
     tied = head is None or head.weight is embedding.weight
     holders = [embedding] if tied else [embedding, head]
     return [name.split(".")[-1] for name, module in model.named_modules() if any(module is one for one in holders)]
+
+
+def prepare_adapter(model: PreTrainedModel | PeftModel) -> bool:
+    """Make a trainer's model, if it is an adapter over trained rows, what TRL's fused head and the checkpoints need.
+
+    Returns:
+        Whether PEFT wraps the output head, because its rows are trained apart from the embedding's.
+    """
+    if isinstance(model, PeftModel):
+        # the trained rows are in the adapter; PEFT would add both full matrices to every checkpoint, as resized ones
+        model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
+    head = model.get_output_embeddings()
+    if hasattr(head, "bias"):
+        return False
+    head.bias = None  # TRL's fused head reads it, and PEFT's wrapper passes on the weight only
+    return True
 
 
 def tuning_name(model_args: ModelConfig, vocabulary_only: bool) -> str:

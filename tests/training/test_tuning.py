@@ -37,7 +37,7 @@ class Trained:
         source = TargetExamples(histories, [str(s + 2) for s in range(20)], history_prompt, renderer, ends=False)
         examples = EpochExamples([source], tokenizer.eos_token_id, self.base.config.is_encoder_decoder, 64)
         config = RecommendationSFTConfig(
-            output_dir=str(folder / "run"), max_steps=3, save_strategy="no", disable_tqdm=True, learning_rate=0.01
+            output_dir=str(folder / "run"), max_steps=3, save_steps=3, save_strategy="steps", learning_rate=0.01
         )
         adapter = adapter_config(self.args, self.base, self.vocabulary, vocabulary_only)
         trainer = build_trainer(self.base, tokenizer, config, examples, None, None, None, adapter)
@@ -105,10 +105,11 @@ def test_an_adapter_changes_the_new_rows_only_is_small_and_merges_exactly(
     torch.testing.assert_close(run.score(loaded), run.logits, rtol=1e-4, atol=1e-4)
     head, embedding = run.merged.get_output_embeddings(), run.merged.get_input_embeddings()
     assert (head.weight is embedding.weight) is _tied(pretrained)
-    with safe_open(run.adapter / "adapter_model.safetensors", "pt") as adapter:
-        shapes = [adapter.get_slice(name).get_shape() for name in adapter.keys()]  # noqa: SIM118
-    assert all(len(embedding.weight) not in shape for shape in shapes), "a full embedding matrix is in the adapter"
-    assert [shape for shape in shapes if len(new) in shape]
+    for place in (run.adapter, tmp_path / "run" / "checkpoint-3"):
+        with safe_open(place / "adapter_model.safetensors", "pt") as adapter:
+            shapes = [adapter.get_slice(name).get_shape() for name in adapter.keys()]  # noqa: SIM118
+        assert all(len(embedding.weight) not in shape for shape in shapes), "a full embedding matrix is in the adapter"
+        assert [shape for shape in shapes if len(new) in shape]
 
 
 def test_an_adapter_over_4_bit_weights_merges_into_the_unquantized_base(pretrained, tmp_path) -> None:
