@@ -1,6 +1,7 @@
 """TRL's GRPOTrainer for item generation: constrained rollouts, rewards of lists, validation by ranking."""
 
 import logging
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -150,17 +151,20 @@ def build_grpo_trainer(
     if early_stopping_patience is not None and ranking_evaluation is not None:
         callbacks.append(EarlyStoppingCallback(early_stopping_patience))
     dataset = prompts.dataset()
-    trainer = RankingGRPOTrainer(
-        model=model,
-        reward_funcs=reward_function(args),
-        args=args,
-        train_dataset=dataset,
-        eval_dataset=None if ranking_evaluation is None else dataset,
-        processing_class=tokenizer,
-        callbacks=callbacks,
-        peft_config=peft_config,
-        rollout_func=ConstrainedRollouts(prompts, renderer, args.rollouts, scores),
-    )
+    with warnings.catch_warnings():
+        # that it may change: a test watches what of it is used here
+        warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
+        trainer = RankingGRPOTrainer(
+            model=model,
+            reward_funcs=reward_function(args),
+            args=args,
+            train_dataset=dataset,
+            eval_dataset=None if ranking_evaluation is None else dataset,
+            processing_class=tokenizer,
+            callbacks=callbacks,
+            peft_config=peft_config,
+            rollout_func=ConstrainedRollouts(prompts, renderer, args.rollouts, scores),
+        )
     prepare_adapter(trainer.model)
     trainer.ranking_evaluation = ranking_evaluation
     trainer.inputs = inputs

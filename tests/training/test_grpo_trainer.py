@@ -2,7 +2,6 @@
 
 import inspect
 import logging
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,9 +37,7 @@ def _trainer(tmp_path: Path, model: PreTrainedModel | None = None, **options: An
     settings |= {"save_strategy": "no", "disable_tqdm": True, **options}
     config = RecommendationGRPOConfig(output_dir=str(tmp_path), **settings)
     prompts = RolloutPrompts(SEQUENCES, tokens, config.targets, exclude_seen=True, seed=config.seed)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="You are using 'rollout_func'")
-        trainer = build_grpo_trainer(model or fresh, tokenizer, config, prompts, renderer, None, None)
+    trainer = build_grpo_trainer(model or fresh, tokenizer, config, prompts, renderer, None, None)
     trainer.model_wrapped = trainer.model  # as it is once training has begun
     return trainer
 
