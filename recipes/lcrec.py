@@ -41,7 +41,14 @@ from trl import ModelConfig, TrlParser
 from llmrec.catalog import Catalog
 from llmrec.dataset import PreparationConfig, RecDataset, prepare_dataset, read_movielens
 from llmrec.decoding.beam_search import DEFAULT_SCORES, ScoreKind
-from llmrec.evaluation import Evaluator, format_table, plot_comparison, print_recommendations, write_metrics_json
+from llmrec.evaluation import (
+    Evaluator,
+    format_table,
+    plot_comparison,
+    print_recommendations,
+    sample_users,
+    write_metrics_json,
+)
 from llmrec.evaluation.comparison import COMPARED_KS, compare_models
 from llmrec.evaluation.recommender import Recommender
 from llmrec.hub import load_checkpoint, push_to_hub, save_checkpoint, save_model_card
@@ -408,7 +415,7 @@ def training_examples(
     training = EpochExamples(sources, cache_folder=dataset.folder / "tokenized", **shared)
     if args.refit:
         return training, None
-    return training, EpochExamples([valid_source(args, dataset, recommender)], **shared)
+    return training, EpochExamples([valid_source(args, dataset, recommender, config.seed)], **shared)
 
 
 def rollout_prompts(
@@ -421,10 +428,11 @@ def rollout_prompts(
     return RolloutPrompts(sequences, tokens, config.targets, args.exclude_seen, config.seed)
 
 
-def valid_source(args: LCRecArguments, dataset: RecDataset, recommender: Recommender) -> TargetExamples:
-    """Validation histories and their next items, for the validation loss."""
-    histories = [history[-args.max_history :] for history in dataset.valid["history"].to_pylist()]
-    targets = [items[0] for items in dataset.valid["target_item_ids"].to_pylist()]
+def valid_source(args: LCRecArguments, dataset: RecDataset, recommender: Recommender, seed: int) -> TargetExamples:
+    """Histories and next items of the users that validation ranks, for the validation loss."""
+    rows = sample_users(dataset.valid, args.valid_users, seed)
+    histories = [history[-args.max_history :] for history in rows["history"].to_pylist()]
+    targets = [items[0] for items in rows["target_item_ids"].to_pylist()]
     ends = args.history_loss == "prefix"
     return TargetExamples(histories, targets, recommender.prompt, recommender.renderer, ends)
 

@@ -1,6 +1,6 @@
 """One protocol for every recommender, and the ways to show what came out of it."""
 
-from llmrec.evaluation.evaluator import EvaluationResult, Evaluator
+from llmrec.evaluation.evaluator import EvaluationResult, Evaluator, sample_users
 from llmrec.evaluation.report import (
     format_table,
     plot_comparison,
@@ -16,5 +16,6 @@ __all__ = [
     "plot_comparison",
     "print_recommendations",
     "print_table",
+    "sample_users",
     "write_metrics_json",
 ]

@@ -88,7 +88,7 @@ class Evaluator:
         self._train = self._strict_train
         if refit:
             self._train = self._indices(dataset.train_sequences(refit=True), "the training sequences")
-        rows = _sample(dataset.valid if split == "valid" else dataset.test, num_users, seed)
+        rows = sample_users(dataset.valid if split == "valid" else dataset.test, num_users, seed)
         if rows.num_rows == 0:
             raise DataError(f"The {split} split of {dataset.name} has no users: nothing to evaluate.")
         self.user_ids: list[str] = rows["user_id"].to_pylist()
@@ -176,7 +176,8 @@ class Evaluator:
             ) from None
 
 
-def _sample(rows: pa.Table, num_users: int | None, seed: int) -> pa.Table:
+def sample_users(rows: pa.Table, num_users: int | None, seed: int) -> pa.Table:
+    """``num_users`` rows of a split drawn from ``seed``, in their order; all if there are no more, or for None."""
     if num_users is None or num_users >= rows.num_rows:
         return rows
     chosen = np.random.default_rng(seed).choice(rows.num_rows, size=num_users, replace=False)
