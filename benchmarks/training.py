@@ -205,7 +205,7 @@ def summary(results: dict[str, Any]) -> dict[str, Any]:
     return {
         "tokens_ratio": ours["targets_per_s"] / baseline["targets_per_s"] if both else None,
         "time_to_ndcg_ratio": baseline["seconds"] / ours["seconds"] if both and ours["reached"] else None,
-        "time_to_ndcg_is_lower_bound": both and not baseline["reached"],
+        "time_to_ndcg_is_lower_bound": both and ours["reached"] and not baseline["reached"],
         "memory_ratio": chunked / plain if plain and chunked else None,
     }
 

@@ -1,12 +1,19 @@
-"""Tables and the picture of benchmarks/training.py."""
+"""Tables and the picture of benchmarks/training.py, and as Markdown those of a result file.
 
+python -m benchmarks.training_report benchmarks/results/training.json
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
 
-from benchmarks.training_contenders import CONTENDERS
+from benchmarks.training_contenders import CONTENDERS, Contender
+from benchmarks.training_gpu import CONTENDERS as CONTENDERS_GPU
 from benchmarks.training_step_memory import BATCH, STEPS
 from llmrec.atomic import atomic_path
 
@@ -65,6 +72,37 @@ def _row(name: str, run: dict[str, Any]) -> tuple[str, ...]:
     )
 
 
+def markdown(results: dict[str, Any]) -> str:
+    """The table of a result file of benchmarks/training.py, or those of benchmarks/training_gpu.py."""
+    if "models" not in results:
+        return "\n".join(_lines(HEADER, [_row(name, run) for name, run in results["runs"].items()]))
+    header = ("contender", "tokens/s", "targets/s", "share of the peak", "padding", "peak GB")
+    tables = []
+    for name, model in results["models"].items():
+        rows = [_gpu_row(CONTENDERS_GPU[key], run) for key, run in model["runs"].items()]
+        tables.append("\n".join([f"{name} ({model['weights']} weights):", "", *_lines(header, rows)]))
+    return "\n\n".join(tables)
+
+
+def _lines(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    for row in (header, ["---"] * len(header), *rows):
+        yield "| " + " | ".join(cell.strip() for cell in row) + " |"
+
+
+def _gpu_row(contender: Contender, run: dict[str, Any]) -> tuple[str, ...]:
+    if "tokens_per_s" not in run:
+        return contender.label, run.get("skipped") or run["failed"], "", "", "", ""
+    share = run["peak_share"]
+    return (
+        contender.label,
+        f"{run['tokens_per_s']:,.0f}",
+        f"{run['targets_per_s']:,.0f}",
+        "" if share is None else f"{share:.1%}",
+        f"{run['padding']:.0%}",
+        f"{run['peak_bytes'] / 1e9:.1f}",
+    )
+
+
 def plot(results: dict[str, Any], path: Path) -> None:
     """Validation NDCG@10 over seconds of training, and targets a second."""
     figure = Figure(figsize=(12, 4.5), layout="constrained")
@@ -85,3 +123,7 @@ def plot(results: dict[str, Any], path: Path) -> None:
     right.invert_yaxis()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
+
+
+if __name__ == "__main__":
+    print(markdown(json.loads(Path(sys.argv[1]).read_text())))

@@ -69,6 +69,7 @@ _TRAINING_BENCHMARKS = (
     "python -m benchmarks.training_process job.json result.json",
     "python -m benchmarks.training_step_memory ours all 512 memory.json",
     "python -m benchmarks.training_gpu",
+    "python -m benchmarks.training_report benchmarks/results/training.json",
 )
 _SERVING_BENCHMARKS = (
     "python -m vllm.entrypoints.openai.api_server --model CHECKPOINT --logprobs-mode processed_logits "

@@ -11,6 +11,7 @@ import torch
 from benchmarks import training, training_gpu, training_process
 from benchmarks.training_contenders import CONTENDERS, TrainingSettings
 from benchmarks.training_measure import Counts, Progress, count_batch
+from benchmarks.training_report import markdown
 from benchmarks.training_setup import Workload, made_up_catalog, made_up_histories, prefix_table
 from benchmarks.training_step_memory import step_memory
 from llmrec.models.from_config import train_text_tokenizer
@@ -165,6 +166,7 @@ def test_a_run_ends_with_its_figures(ring_dataset, tmp_path, capsys, monkeypatch
         < results["runs"]["history_grouped"]["trained_parameters"]
     )
     assert output.with_suffix(".png").stat().st_size > 1000
+    assert len(markdown(results).splitlines()) == 2 + len(contenders)
 
 
 @pytest.mark.slow
@@ -183,5 +185,6 @@ def test_the_gpu_benchmark_loses_nothing_to_a_contender_that_fails(tmp_path, mon
     training_gpu.main([*sizes.split(), "--contenders", *contenders, "--output", str(output)])
     runs = json.loads(output.read_text())["models"]["tiny"]["runs"]
     assert "OutOfMemoryError" in runs["lora"]["failed"]
+    assert "OutOfMemoryError" in markdown(json.loads(output.read_text()))
     assert all(runs[name]["flops_per_s"] > 0 for name in contenders[1:])
     assert runs["history_packed"]["tokens_per_target"] < runs["trl_defaults"]["tokens_per_target"]
