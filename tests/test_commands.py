@@ -65,6 +65,7 @@ _CURLS = (
     "-H 'Content-Type: application/json' -d '{\"folder\": \"data/ml-100k/semantic_ids\"}'",
 )
 _TRAINING_BENCHMARKS = (
+    "python -m benchmarks.training",
     "python -m benchmarks.training --quick",
     "python -m benchmarks.training_process job.json result.json",
     "python -m benchmarks.training_step_memory ours all 512 memory.json",
