@@ -58,6 +58,21 @@ _MULTI = "accelerate launch --config_file accelerate_configs/multi_gpu.yaml"
 _LORA = "--config recipes/configs/lcrec/qwen3_lora.yaml"
 _FULL = "--config recipes/configs/lcrec/qwen3_full.yaml"
 
+_CONFIGS = "accelerate launch --config_file accelerate_configs"
+_SHARDING = ("zero2", "zero3", "fsdp2")
+_SHARDED = (
+    *(f"{_CONFIGS}/{name}.yaml --num_processes 8 recipes/lcrec.py {_FULL}" for name in _SHARDING),
+    f"{_CONFIGS}/multi_node.yaml --machine_rank $MACHINE_RANK --main_process_ip $MAIN_IP recipes/lcrec.py {_FULL}",
+)
+_BATCH = "recipes/lcrec.py --per_device_train_batch_size 8"
+_TWO_PROCESSES = (
+    f"{_CONFIGS}/cpu_2proc.yaml {_BATCH}",
+    *(
+        f"{_CONFIGS}/{name}.yaml --num_processes 2 --mixed_precision no {_BATCH}"
+        for name in ("zero2", "zero3", "fsdp2")
+    ),
+)
+
 _CURLS = (
     "curl http://127.0.0.1:8000/v1/recommendations -H 'Content-Type: application/json' "
     '-d \'{"users": [{"history": ["50", "172"]}], "k": 5}\'',
@@ -111,6 +126,9 @@ NOT_RUN: dict[str, str] = {
     f"{_MULTI} recipes/lcrec.py {_FULL}": _GPU,
     f"{_MULTI} --num_processes 8 recipes/lcrec.py {_FULL}": _GPU,
     f"{_MULTI} --num_processes 8 recipes/lcrec.py {_FULL} --dataset_dir data/beauty-2023": _GPU,
+    **dict.fromkeys(_SHARDED, _GPU),
+    **dict.fromkeys(_TWO_PROCESSES, "tests/recipes/test_launch.py launches the file"),
+    "python -m benchmarks.launch_curves": "tests/recipes/test_launch.py runs its launches, and a kill, at tiny size",
     "python data_prep/instructions.py --dataset_dir data/ml-100k --tasks itemsearch preferenceobtain "
     "--writer_base_url http://localhost:8000/v1 --writer_model Qwen/Qwen3-8B --writer_requests_per_minute 600": (
         "needs a language model's endpoint; tests/prompts runs the script against a local server"

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType, reduce
+from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from transformers import PreTrainedModel, Trainer
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -131,14 +132,17 @@ def _unsharded(model: Any) -> Iterator[None]:
         model.reset_iter_state()  # shards everything again
 
 
-def whole_state_dict(trainer: Trainer) -> dict[str, Any] | None:
-    """All weights, on the main process only, where the trainer's model may hold shards of them; else None.
+def whole_state_dict(trainer: Trainer) -> dict[str, Tensor] | None:
+    """All weights, on the main process only, where processes hold shards of them (ZeRO-3, FSDP2); else None.
 
     Every process has to call it.
     """
-    if trainer.accelerator.distributed_type not in (DistributedType.DEEPSPEED, DistributedType.FSDP):
+    plugin = trainer.accelerator.state.deepspeed_plugin
+    if not trainer.accelerator.is_fsdp2 and (plugin is None or plugin.zero_stage != 3):
         return None
-    return trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}
+    tied = trainer.accelerator.unwrap_model(trainer.model).all_tied_weights_keys
+    return {name: weight for name, weight in weights.items() if name not in tied}
 
 
 def end_training(trainer: Trainer) -> torch.device:
