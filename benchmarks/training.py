@@ -5,10 +5,10 @@
 A small target and 300 validation users, within 5 minutes on 2 cores. Without --quick: every step from the one to the
 other, and full, LoRA and 4-bit LoRA tuning from a saved base, within half an hour.
 
-All contenders share dataset, semantic IDs, model (the demo's), seed, optimizer, schedule, precision (float32) and
-batch size. Each runs in a process of its own, one after the other, with the same threads, until its validation NDCG@10
-reaches the target. The seconds are those of training: starting, tokenizing and validation are left out for all alike
-(they are in the JSON). The last line is for machines:
+All contenders share dataset, semantic IDs, model (the demo's), seed, optimizer, learning rate, schedule and float32. A
+batch has 8 prefixes, TRL's default, which learned more from as many of them than 16 did, or 16 windows, the demo's. Each contender runs in a process of its own, one after the other, with the same threads, until its validation
+NDCG@10 reaches the target. The seconds are those of training: starting, tokenizing and validation are left out for all
+alike (they are in the JSON). The last line is for machines:
 
     tokens_ratio         target tokens learned from in a second, ours over TRL's defaults
     time_to_ndcg_ratio   seconds to the target, TRL's defaults over ours; >= where they did not reach it in time
@@ -29,6 +29,7 @@ from benchmarks.training_contenders import CONTENDERS, TrainingSettings
 from benchmarks.training_measure import versions
 from benchmarks.training_process import open_movielens
 from benchmarks.training_report import plot, print_tables
+from benchmarks.training_step_memory import LABELS, STEPS
 from llmrec.atomic import write_json
 
 #: One example per prefix, too: only their speed is measured, since they learn what the baseline learns.
@@ -106,10 +107,14 @@ def parse(argv: list[str] | None) -> tuple[Settings, Path]:
     parser.add_argument("--dataset_dir", default="data/ml-100k", help="prepared where it is missing")
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument(
-        "--steps", nargs="+", default=["transformers", "trl_defaults", "ours", "ours_checkpointing"], help="of memory"
+        "--steps",
+        nargs="+",
+        choices=STEPS,
+        default=["transformers", "trl_defaults", "ours", "ours_checkpointing"],
+        help="of memory",
     )
     parser.add_argument(
-        "--labels", nargs="+", default=["all", "completion"], help="tokens under the loss in those steps"
+        "--labels", nargs="+", choices=LABELS, default=list(LABELS), help="tokens under the loss in those steps"
     )
     parser.add_argument("--step_length", type=int, default=512, help="tokens of each of the 8 sequences of those steps")
     parser.add_argument("--target", type=float, default=0.04, help="validation NDCG@10 at which a run ends")
@@ -122,7 +127,8 @@ def parse(argv: list[str] | None) -> tuple[Settings, Path]:
     parser.add_argument("--prefix_rows", type=int, default=40_000, help="random prefixes that are written down")
     parser.add_argument("--max_history", type=int, default=50)
     parser.add_argument("--num_beams", type=int, default=20)
-    parser.add_argument("--batch_size", type=int, default=16, help="examples of a batch")
+    parser.add_argument("--prefix_batch_size", type=int, default=8, help="examples of a batch; TRL's own default")
+    parser.add_argument("--history_batch_size", type=int, default=16, help="windows of a batch; the demo's")
     parser.add_argument("--packed_batch_size", type=int, default=4, help="packed sequences of a batch")
     parser.add_argument("--max_length", type=int, default=512, help="of a packed sequence")
     parser.add_argument("--prefix_learning_rate", type=float, default=1e-3)
@@ -137,7 +143,7 @@ def parse(argv: list[str] | None) -> tuple[Settings, Path]:
     training = TrainingSettings(
         device="cpu",
         bf16=False,
-        batch_size=args.batch_size,
+        batch_sizes={"prefix": args.prefix_batch_size, "history": args.history_batch_size},
         packed_batch_size=args.packed_batch_size,
         max_length=args.max_length,
         learning_rates={

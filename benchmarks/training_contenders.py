@@ -69,7 +69,7 @@ class TrainingSettings:
     Args:
         device: cpu or cuda.
         bf16: autocast to bfloat16; weights stay as they are.
-        batch_size: examples of a batch.
+        batch_sizes: examples of a batch, by source.
         packed_batch_size: packed sequences of a batch.
         max_length: of a packed sequence, and longest example.
         learning_rates: by source, and for ``lora`` adapters.
@@ -80,7 +80,7 @@ class TrainingSettings:
 
     device: str
     bf16: bool
-    batch_size: int
+    batch_sizes: dict[str, int]
     packed_batch_size: int
     max_length: int
     learning_rates: dict[str, float]
@@ -91,9 +91,10 @@ class TrainingSettings:
     def arguments(self, contender: Contender, output_dir: str) -> dict[str, Any]:
         """Arguments of the training configuration of a contender: what is not here is its trainer's default."""
         rates = self.learning_rates
+        batch_size = self.packed_batch_size if contender.packed else self.batch_sizes[contender.source]
         return {
             "output_dir": output_dir,
-            "per_device_train_batch_size": self.packed_batch_size if contender.packed else self.batch_size,
+            "per_device_train_batch_size": batch_size,
             "num_train_epochs": self.epochs[contender.source],
             "max_steps": self.max_steps,
             "max_length": self.max_length,

@@ -174,7 +174,7 @@ def run(
     settings = TrainingSettings(
         device=args.device,
         bf16=True,
-        batch_size=max(1, args.tokens_a_batch // 256),
+        batch_sizes=dict.fromkeys(("prefix", "history"), max(1, args.tokens_a_batch // 256)),
         packed_batch_size=max(1, args.tokens_a_batch // args.max_length),
         max_length=args.max_length,
         learning_rates={"prefix": 1e-5, "history": 1e-5, "lora": 1e-4},

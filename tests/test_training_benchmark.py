@@ -110,7 +110,15 @@ def test_the_last_line_says_where_a_ratio_is_a_bound_or_unknown() -> None:
 
 def test_contenders_differ_from_trl_in_what_their_row_says_only() -> None:
     settings = TrainingSettings(
-        "cpu", False, 16, 4, 512, {"prefix": 1e-3, "history": 1e-3, "lora": 1e-2}, {"prefix": 1, "history": 8}, -1, 0
+        "cpu",
+        False,
+        {"prefix": 8, "history": 16},
+        4,
+        512,
+        {"prefix": 1e-3, "history": 1e-3, "lora": 1e-2},
+        {"prefix": 1, "history": 8},
+        -1,
+        0,
     )
     baseline = settings.arguments(CONTENDERS["trl_defaults"], "out")
     assert "gradient_checkpointing" not in baseline
