@@ -48,12 +48,12 @@ class Contender:
 
 CONTENDERS: dict[str, Contender] = {
     "trl_defaults": Contender("TRL defaults, one example per prefix", "prefix", ours=False),
-    "prefix": Contender("  without gradient checkpointing", "prefix"),
-    "prefix_grouped": Contender("  + batches of like length", "prefix", options=GROUPED),
-    "prefix_packed": Contender("  + packing instead", "prefix", packed=True),
+    "prefix": Contender("prefixes without gradient checkpointing", "prefix"),
+    "prefix_grouped": Contender("prefixes in batches of like length", "prefix", options=GROUPED),
+    "prefix_packed": Contender("prefixes, packed", "prefix", packed=True),
     "history": Contender("history loss, one pass per user", "history"),
-    "history_grouped": Contender("  + batches of like length", "history", options=GROUPED),
-    "history_packed": Contender("  + packing instead", "history", packed=True),
+    "history_grouped": Contender("history loss in batches of like length", "history", options=GROUPED),
+    "history_packed": Contender("history loss, packed", "history", packed=True),
     "pretrained_full": Contender("saved base, full", "history", options=GROUPED, pretrained=True),
     "pretrained_lora": Contender("saved base, LoRA", "history", options=GROUPED, tuning="lora", pretrained=True),
     "pretrained_lora_4bit": Contender(

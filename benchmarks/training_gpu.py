@@ -49,21 +49,31 @@ TOKENS_A_BATCH = 16_384
 
 CONTENDERS: dict[str, Contender] = {
     "trl_defaults": Contender("TRL defaults, one example per prefix", "prefix", ours=False),
-    "prefix": Contender("  without gradient checkpointing", "prefix"),
-    "prefix_grouped": Contender("  + batches of like length", "prefix", options=GROUPED),
-    "prefix_packed": Contender("  + packing instead", "prefix", packed=True),
+    "prefix": Contender("prefixes without gradient checkpointing", "prefix"),
+    "prefix_grouped": Contender("prefixes in batches of like length", "prefix", options=GROUPED),
+    "prefix_packed": Contender("prefixes, packed", "prefix", packed=True),
     "history": Contender("history loss, one pass per user", "history"),
-    "history_packed": Contender("  + packing", "history", packed=True),
+    "history_packed": Contender("history loss, packed", "history", packed=True),
     "history_packed_checkpointing": Contender(
-        "  + gradient checkpointing", "history", packed=True, options=CHECKPOINTED
+        "history loss, packed, gradient checkpointing", "history", packed=True, options=CHECKPOINTED
     ),
     "lora": Contender("LoRA, packed", "history", packed=True, tuning="lora", pretrained=True),
     "lora_checkpointing": Contender(
-        "  + gradient checkpointing", "history", packed=True, options=CHECKPOINTED, tuning="lora", pretrained=True
+        "LoRA, packed, gradient checkpointing",
+        "history",
+        packed=True,
+        options=CHECKPOINTED,
+        tuning="lora",
+        pretrained=True,
     ),
     "lora_4bit": Contender("4-bit LoRA, packed", "history", packed=True, tuning="lora_4bit", pretrained=True),
     "lora_4bit_checkpointing": Contender(
-        "  + gradient checkpointing", "history", packed=True, options=CHECKPOINTED, tuning="lora_4bit", pretrained=True
+        "4-bit LoRA, packed, gradient checkpointing",
+        "history",
+        packed=True,
+        options=CHECKPOINTED,
+        tuning="lora_4bit",
+        pretrained=True,
     ),
 }
 

@@ -111,13 +111,13 @@ def plot(results: dict[str, Any], path: Path) -> None:
         places = run["validations"]
         if not places:
             continue
-        label = CONTENDERS[name].label.strip(" +")
+        label = CONTENDERS[name].label
         left.semilogx([place["seconds"] for place in places], [place["ndcg@10"] for place in places], ".-", label=label)
     left.axhline(results["settings"]["target"], color="grey", linewidth=0.8, linestyle="--")
     left.set(xlabel="seconds of training", ylabel="validation NDCG@10", title="to the same NDCG@10")
     left.legend(fontsize=7)
     runs = results["runs"]
-    right.barh([CONTENDERS[name].label.strip(" +") for name in runs], [run["targets_per_s"] for run in runs.values()])
+    right.barh([CONTENDERS[name].label for name in runs], [run["targets_per_s"] for run in runs.values()])
     right.set(xlabel="target items a second", title="what a second teaches")
     right.set_xscale("log")
     right.invert_yaxis()
