@@ -18,12 +18,13 @@ from llmrec.training.examples import IGNORED_LABEL
 #: Steps before speed is measured: caches and threads are cold in them.
 WARM_UP_STEPS = 3
 #: Seconds of training before the first validation, and how much later each further one is: the same rule for all.
-FIRST_VALIDATION, VALIDATION_GROWTH = 4.0, 1.2
+FIRST_VALIDATION, VALIDATION_GROWTH = 5.0, 1.25
 
 
 def versions() -> dict[str, str | None]:
     """Of Python and the packages that decide speed; None where one is not installed as a package."""
-    packages = ("llmrec", "torch", "transformers", "trl", "accelerate", "peft", "datasets", "bitsandbytes", "numpy")
+    packages = ("llmrec", "torch", "transformers", "trl", "accelerate", "peft", "datasets", "deepspeed")
+    packages += ("bitsandbytes", "numpy")
     return {"python": platform.python_version(), **{name: _version(name) for name in packages}}
 
 
