@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,7 +20,8 @@ from typing import Any
 import psutil
 from safetensors.torch import load_file
 
-from benchmarks.decoding_measure import hardware, versions
+from benchmarks.decoding_measure import hardware
+from benchmarks.training_measure import versions
 from llmrec.atomic import write_json
 from llmrec.training.checkpoints import complete_checkpoints
 
@@ -88,6 +88,8 @@ class Launch:
 
 def kill(launcher: subprocess.Popen[bytes]) -> None:
     """SIGKILL to a launcher and all that it started."""
+    if launcher.poll() is not None:
+        return  # it ended by itself
     processes = [psutil.Process(launcher.pid), *psutil.Process(launcher.pid).children(recursive=True)]
     for process in processes:
         process.kill()
@@ -153,7 +155,7 @@ def main() -> None:
     }
     settings = {"options": args.options, "steps": args.steps, "global_batch": GLOBAL_BATCH}
     measured = {"settings": settings, "hardware": hardware("cpu"), "launches": runs}
-    measured["versions"] = versions() | {name: version(name) for name in ("accelerate", "deepspeed", "trl")}
+    measured["versions"] = versions()
     write_json(args.output, {**measured, "worst": worst})
     print(" ".join(f"{key}={value:.2g}" for key, value in worst.items()), f"launches={','.join(runs)}")
     if max(worst["loss_difference"], worst["resumed_loss_difference"]) > TOLERANCE:

@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[1]
 #: One change to the defaults each.
 VARIANTS: dict[str, list[str]] = {
     "reward ndcg": ["--reward", "ndcg"],
-    "targets latest": ["--targets", "latest"],
+    "targets any": ["--targets", "any"],
     "rollouts samples": ["--rollouts", "samples"],
     "num_generations 32": ["--num_generations", "32", "--per_device_train_batch_size", "1024"],
     "learning_rate 1e-4": ["--learning_rate", "1e-4"],

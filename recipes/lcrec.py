@@ -69,7 +69,7 @@ from llmrec.training.grpo_trainer import build_grpo_trainer
 from llmrec.training.processes import check_sharding, end_training, gather_rows, share_rows, whole_state_dict
 from llmrec.training.ranking_trainer import RankingEvaluation, build_trainer
 from llmrec.training.rollouts import RolloutPrompts
-from llmrec.training.run_folder import RunFolder, open_run, vocabulary_fingerprint
+from llmrec.training.run_folder import RunFolder, open_run, vocabulary_fingerprint, weights_fingerprint
 from llmrec.training.stopwatch import Stopwatch
 from llmrec.training.tuning import adapter_config, merge_adapter, tuning_name
 
@@ -152,13 +152,23 @@ class LCRecArguments(Stage):
     )
 
 
-def check_arguments(args: LCRecArguments) -> None:
-    """Refuse what would fail only after training."""
+def check_arguments(args: LCRecArguments, config: TrainingArguments, model_args: ModelConfig) -> None:
+    """Refuse what would fail, or be ignored, only once the long stages have run."""
     unknown = sorted(set(args.tasks) - set(TASKS))
     if unknown or not args.tasks:
         raise ValueError(f"tasks holds {unknown or 'nothing'}; allowed are {', '.join(TASKS)}.")
     if args.num_beams < max(KS):
         raise ValueError(f"num_beams is {args.num_beams}; metrics go up to {max(KS)}, so it needs {max(KS)} or more.")
+    if not args.refit and config.save_strategy not in ("steps", "epoch"):
+        raise ValueError(f"save_strategy is {config.save_strategy}; validation takes place at saves: steps or epoch.")
+    if model_args.model_name_or_path is not None:
+        return
+    pretrained = ("load_in_4bit", "load_in_8bit", "attn_implementation")
+    ignored = [name for name in pretrained if getattr(model_args, name)]
+    if ignored:
+        raise ValueError(f"{', '.join(ignored)}: for a pretrained model only; name one in --model_name_or_path.")
+    if args.architecture == "t5" and args.history_loss == "all":
+        raise ValueError("history_loss all needs a decoder-only model: give --history_loss prefix for t5.")
 
 
 def check_start(args: LCRecArguments, model_args: ModelConfig) -> None:
@@ -193,7 +203,7 @@ def main(argv: list[str] | None = None) -> None:
     args, config, model_args = parse_arguments(argv)
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("llmrec").setLevel(logging.INFO if PartialState().is_main_process else logging.WARNING)
-    check_arguments(args)
+    check_arguments(args, config, model_args)
     quantized = model_args.load_in_4bit or model_args.load_in_8bit
     check_sharding(quantized, model_args.use_peft or args.vocabulary_only)
     if args.stage == "rl":
@@ -234,6 +244,7 @@ def train_and_test(
     model, tokenizer, vocabulary = load_backbone(model_args, small, catalog, args.initialization, config.seed)
     inputs = {"split": dataset.fingerprint, "catalog": catalog.fingerprint}
     inputs["vocabulary"] = vocabulary_fingerprint(tokenizer)
+    inputs["start"] = weights_fingerprint(model_args.model_name_or_path)
     with PartialState().main_process_first():
         run.check_inputs(inputs)
 
@@ -318,10 +329,10 @@ def push_checkpoint(folder: Path, config: TrainingArguments, push: bool) -> None
 def run_options(args: LCRecArguments, config: TrainingArguments, model_args: ModelConfig) -> dict[str, Any]:
     """Everything that can change the result, as JSON values."""
     training = config.to_dict()
-    elsewhere = ("output_dir", "logging_dir", "run_name", "report_to", "disable_tqdm", "push_to_hub", "hub_model_id")
-    for name in (*elsewhere, "resume_from_checkpoint"):
-        training.pop(name, None)
-    training = {name: value for name, value in training.items() if not name.startswith(("hub_", "logging_", "log_"))}
+    elsewhere = ("output_dir", "run_name", "report_to", "disable_tqdm", "push_to_hub", "resume_from_checkpoint")
+    elsewhere += ("save_total_limit", "save_only_model", "ddp_timeout")
+    groups = ("hub_", "logging_", "log_", "dataloader_")
+    training = {name: value for name, value in training.items() if not name.startswith((*elsewhere, *groups))}
     return json.loads(json.dumps({**asdict(args), **asdict(model_args), **training}, default=str))
 
 

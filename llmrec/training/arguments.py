@@ -55,6 +55,10 @@ class RecommendationSFTConfig(SFTConfig):
         self.dataset_kwargs: dict[str, Any] | None = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
         self.remove_unused_columns = False
         super().__post_init__()
+        if self.max_length is None:
+            raise ValueError("max_length must be a number of tokens: examples are cut, and packed, to it.")
+        if self.dataloader_persistent_workers:
+            raise ValueError("dataloader_persistent_workers would keep the first epoch's examples: leave it off.")
 
 
 @dataclass
@@ -78,7 +82,7 @@ class RecommendationGRPOConfig(GRPOConfig):
         metadata={"help": "beams: the list that evaluation ranks. samples: drawn without replacement."},
     )
     targets: TargetChoice = field(
-        default="any",
+        default="latest",
         metadata={"help": "latest: the last item of a training history. any: one drawn anew for each epoch."},
     )
     num_generations: int = field(default=16, metadata={"help": "Items of a list, which is one group."})

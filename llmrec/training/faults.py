@@ -17,6 +17,8 @@ import torch
 from safetensors import SafetensorError
 from torch import distributed
 from torch.distributed.tensor import DTensor
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, SaveStrategy
 
 from llmrec.training.checkpoints import (
@@ -24,6 +26,7 @@ from llmrec.training.checkpoints import (
     checkpoint_size,
     complete_checkpoints,
     estimated_checkpoint_size,
+    is_complete,
     mark_complete,
     readable_size,
     remove_older,
@@ -131,6 +134,8 @@ class FaultTolerance:
     ) -> tuple[int, int]:
         steps = max_steps, num_update_steps_per_epoch, num_train_epochs
         progress = super()._init_training_state(*steps, resume_from_checkpoint, trial)  # type: ignore[misc]
+        if resume_from_checkpoint is not None and self.state.best_model_checkpoint is None:
+            self.state.best_model_checkpoint = _best_beside(Path(resume_from_checkpoint))
         if self.args.should_save:
             check_free_space(Path(self.args.output_dir), self.model, self.args, self._num_saves())
             if resume_from_checkpoint is not None:
@@ -149,6 +154,12 @@ class FaultTolerance:
         self.args.eval_on_start = False  # done, and early stopping has counted it
 
     def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        if self._stopped_early:
+            logger.warning(
+                "The run of this checkpoint had stopped early at step %d, so nothing is left to train. To train on, "
+                "start a new run from its weights with --model_name_or_path.",
+                self.state.global_step,
+            )
         if self._stopped_early or self.state.global_step >= self.state.max_steps:
             # a resumed run that was over: transformers forgets that and would train until its next look at control
             self.control.should_training_stop = True
@@ -217,6 +228,13 @@ def _last_checkpoint(folder: Path) -> str:
 
 def _existing(path: Path) -> Path:
     return path if path.exists() else _existing(path.absolute().parent)
+
+
+def _best_beside(checkpoint: Path) -> str | None:
+    """The best checkpoint of a run whose folder was moved since it was noted, if it lies beside ``checkpoint``."""
+    noted = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME)).best_model_checkpoint
+    best = None if noted is None else checkpoint.parent / Path(noted).name
+    return str(best) if best is not None and is_complete(best) else None
 
 
 def _all_finite(model: torch.nn.Module) -> bool:

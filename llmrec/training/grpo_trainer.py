@@ -24,6 +24,8 @@ from trl import GRPOTrainer
 from llmrec.decoding.beam_search import DEFAULT_SCORES, ScoreKind
 from llmrec.prompts.renderer import SegmentRenderer
 from llmrec.training.arguments import RecommendationGRPOConfig
+from llmrec.training.loss_tiles import small_tiles
+from llmrec.training.processes import shard_on_cpu
 from llmrec.training.ranking_trainer import RankingEvaluation, _RankingEvaluation
 from llmrec.training.rewards import hit_reward, ndcg_reward, without_hit
 from llmrec.training.rollouts import ConstrainedRollouts, RolloutPrompts
@@ -71,7 +73,7 @@ class RankingGRPOTrainer(_RankingEvaluation, _NoEvaluationLoop, GRPOTrainer):
                 **images,
             )
         shared = share_prompts(input_ids, attention_mask, logits_to_keep)
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), small_tiles(input_ids.device):
             outputs = model(
                 input_ids=shared.input_ids,
                 attention_mask=shared.visible.unsqueeze(1),
@@ -147,9 +149,11 @@ def build_grpo_trainer(
     args.shuffle_dataset = False  # the prompts' own order depends on the epoch alone, so that a resumed run has it too
     args.eval_on_start = ranking_evaluation is not None  # what training starts from is the model to beat
     args.max_completion_length = len(renderer.catalog.codebook_sizes)
+    shard_on_cpu()
     callbacks: list[TrainerCallback] = [RolloutCallback(prompts)]
     if early_stopping_patience is not None and ranking_evaluation is not None:
-        callbacks.append(EarlyStoppingCallback(early_stopping_patience))
+        # before the callback that makes the start the best so far: that is no validation without progress
+        callbacks.insert(0, EarlyStoppingCallback(early_stopping_patience))
     dataset = prompts.dataset()
     with warnings.catch_warnings():
         # that it may change: a test watches what of it is used here
@@ -191,6 +195,8 @@ def check_grpo(model: PreTrainedModel, args: RecommendationGRPOConfig, prompts: 
             f"A batch holds {needed} histories, and there are {len(prompts)}: no step could be made. Lower "
             "--per_device_train_batch_size or --gradient_accumulation_steps."
         )
+    if args.train_sampling_strategy == "group_by_length":
+        raise ValueError("TRL draws the prompts of rollouts itself: leave train_sampling_strategy at random.")
     if args.mask_truncated_completions:
         raise ValueError("mask_truncated_completions would mask every list: an item's tokens have no end token.")
     if args.use_vllm or args.use_transformers_continuous_batching:

@@ -20,7 +20,6 @@ from transformers import (
     Trainer,
     TrainerCallback,
 )
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTConfig, SFTTrainer
 
@@ -152,9 +151,7 @@ def build_trainer(
             args.packing = False
             collator = PackedCollator(tokenizer.pad_token_id, args.pad_to_multiple_of)
         trainer = RankingSFTTrainer(args=args, peft_config=peft_config, data_collator=collator, **shared)
-        if prepare_adapter(trainer.model):
-            # under ZeRO-3 TRL would ask that weight whether it is a shard: it is a sum, whole when it is read
-            unset_hf_deepspeed_config()
+        prepare_adapter(trainer.model)
     trainer.ranking_evaluation = ranking_evaluation
     trainer.inputs = inputs
     trainer.train_examples = train_examples

@@ -11,11 +11,11 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 from trl import GRPOTrainer
-from trl.models.utils import unwrap_model_for_generation
 
 from llmrec.decoding.beam_search import BeamSearch, ScoreKind
 from llmrec.decoding.rules import Rules
 from llmrec.prompts.renderer import SegmentRenderer
+from llmrec.training.processes import whole_model
 
 #: beams: the search's list, as evaluation ranks. samples: drawn without replacement.
 RolloutMethod = Literal["beams", "samples"]
@@ -114,8 +114,7 @@ class ConstrainedRollouts:
         histories = [self.prompts.sequences[number][:cut] for number, cut in zip(numbers, cuts, strict=True)]
         targets = [self.prompts.sequences[number][cut] for number, cut in zip(numbers, cuts, strict=True)]
         tokens = [self.prompts.tokens(history) for history in histories]
-        gather = trainer.args.ds3_gather_for_generation
-        with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator, gather) as model:
+        with whole_model(trainer) as model:
             items = self._items(model, tokens, histories, size)
         short = (items < 0).any(dim=1)
         if short.any():

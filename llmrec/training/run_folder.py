@@ -19,6 +19,9 @@ INPUTS_FILE = "inputs.json"
 #: ``--resume_from_checkpoint``: go on from the run's own last complete checkpoint, or start if there is none.
 RESUME_AUTO = "auto"
 
+#: Of each weight file, as many samples of so many bytes decide its fingerprint.
+_SAMPLES, _SAMPLE_BYTES = 64, 65_536
+
 
 @dataclass(frozen=True)
 class RunFolder:
@@ -93,6 +96,23 @@ def vocabulary_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
     """Hash of which token has which id."""
     vocabulary = json.dumps(tokenizer.get_vocab(), sort_keys=True)
     return hashlib.sha256(vocabulary.encode()).hexdigest()[:16]
+
+
+def weights_fingerprint(model_name_or_path: str | None) -> str:
+    """Hash of samples of a local folder's weights, quick for any size; the name itself for the Hub's or no model."""
+    folder = Path(model_name_or_path or "")
+    files = sorted(folder.glob("*.safetensors")) if model_name_or_path and folder.is_dir() else []
+    if not files:
+        return str(model_name_or_path)
+    digest = hashlib.sha256()
+    for path in files:
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            for part in range(_SAMPLES):
+                file.seek(size * part // _SAMPLES)
+                digest.update(file.read(_SAMPLE_BYTES))
+    return digest.hexdigest()[:16]
 
 
 def _check_options(folder: Path, config: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from peft import LoraConfig, PeftModel, TaskType
 from peft.utils.constants import DUMMY_TARGET_MODULES
 from torch import Tensor
 from transformers import PreTrainedModel
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import ModelConfig, get_peft_config
 
 from llmrec.catalog import Catalog
@@ -52,20 +53,16 @@ def _embedding_names(model: PreTrainedModel) -> list[str]:
     return [name.split(".")[-1] for name, module in model.named_modules() if any(module is one for one in holders)]
 
 
-def prepare_adapter(model: PreTrainedModel | PeftModel) -> bool:
-    """Make a trainer's model, if it is an adapter over trained rows, what TRL's fused head and the checkpoints need.
-
-    Returns:
-        Whether PEFT wraps the output head, because its rows are trained apart from the embedding's.
-    """
+def prepare_adapter(model: PreTrainedModel | PeftModel) -> None:
+    """Make a trainer's model, if it is an adapter over trained rows, what TRL's fused head and the checkpoints need."""
     if isinstance(model, PeftModel):
         # the trained rows are in the adapter; PEFT would add both full matrices to every checkpoint, as resized ones
         model.save_pretrained = partial(model.save_pretrained, save_embedding_layers=False)
     head = model.get_output_embeddings()
-    if hasattr(head, "bias"):
-        return False
-    head.bias = None  # TRL's fused head reads it, and PEFT's wrapper passes on the weight only
-    return True
+    if not hasattr(head, "bias"):
+        head.bias = None  # TRL's fused head reads it, and PEFT's wrapper around trained rows passes on the weight only
+        # under ZeRO-3 TRL would ask that weight whether it is a shard: it is a sum, whole when it is read
+        unset_hf_deepspeed_config()
 
 
 def tuning_name(model_args: ModelConfig, vocabulary_only: bool) -> str:

@@ -69,6 +69,11 @@ def _validation(output: Path) -> list[tuple[float, float]]:
     return [(entry["epoch"], entry["eval_ndcg@10"]) for entry in history if "eval_ndcg@10" in entry]
 
 
+def test_what_is_kept_on_disk_may_change_between_two_calls_of_a_run(lcrec, ring_dataset, tmp_path) -> None:
+    _run(lcrec, ring_dataset, tmp_path, "--max_steps", "1")
+    _run(lcrec, ring_dataset, tmp_path, "--max_steps", "1", "--save_total_limit", "1", "--save_only_model", "True")
+
+
 def test_other_options_in_the_same_folder_are_refused(lcrec, ring_dataset, tmp_path) -> None:
     _run(lcrec, ring_dataset, tmp_path, "--max_steps", "1")
     with pytest.raises(ValueError, match=r"max_steps: 1 -> 2.*--output_dir"):
@@ -76,7 +81,15 @@ def test_other_options_in_the_same_folder_are_refused(lcrec, ring_dataset, tmp_p
 
 
 def test_what_would_fail_after_training_is_refused_before(lcrec, ring_dataset, tmp_path) -> None:
-    for options, message in ((["--num_beams", "10"], "num_beams is 10"), (["--tasks", "nextitem"], "nextitem")):
+    for options, message in (
+        (["--num_beams", "10"], "num_beams is 10"),
+        (["--tasks", "nextitem"], "nextitem"),
+        (["--save_strategy", "no"], "steps or epoch"),
+        (["--use_peft", "True", "--load_in_4bit", "True"], "load_in_4bit: for a pretrained model only"),
+        (["--attn_implementation", "varlen"], "attn_implementation: for a pretrained model only"),
+        (["--architecture", "t5"], "--history_loss prefix"),
+        (["--dataloader_num_workers", "1", "--dataloader_persistent_workers", "True"], "persistent_workers"),
+    ):
         with pytest.raises(ValueError, match=message):
             _run(lcrec, ring_dataset, tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()

@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from tests.recipes.conftest import ROOT, TINY
 
@@ -67,6 +67,23 @@ def test_where_no_checkpoint_is_better_the_start_is_kept(lcrec, ring_dataset, st
     assert changes["valid"]["ndcg@10"]["difference"] == 0
     before, after = (load_file(folder / "model.safetensors") for folder in (start, tmp_path))
     assert all((after[name] == tensor).all() for name, tensor in before.items())
+
+
+def test_the_start_is_no_validation_without_progress(lcrec, ring_dataset, start, tmp_path) -> None:
+    options = ("--learning_rate", "0", "--early_stopping_patience", "1", "--num_train_epochs", "3")
+    lcrec.main(_options(ring_dataset, start, tmp_path, *options))
+    assert len(_validations(tmp_path)) == 2, "the start's own, and the one that it stops at"
+
+
+def test_a_start_that_was_trained_anew_in_the_same_folder_is_refused(lcrec, ring_dataset, start, tmp_path) -> None:
+    again = tmp_path / "start"
+    shutil.copytree(start, again)
+    lcrec.main(_options(ring_dataset, again, tmp_path / "rl"))
+    (tmp_path / "rl" / "report.txt").unlink()
+    weights = load_file(again / "model.safetensors")
+    save_file({name: tensor + 0.01 for name, tensor in weights.items()}, again / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match="fingerprints of start"):
+        lcrec.main(_options(ring_dataset, again, tmp_path / "rl"))
 
 
 @pytest.mark.parametrize("more", [("--beta", "0.01"), ("--rollouts", "samples")], ids=["KL", "samples"])

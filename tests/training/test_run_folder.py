@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from llmrec.training.run_folder import open_run, vocabulary_fingerprint
+from llmrec.training.run_folder import open_run, vocabulary_fingerprint, weights_fingerprint
 from tests.tiny import make_catalog, make_model
 from tests.training.test_checkpoints import make_checkpoint
 
@@ -85,3 +85,17 @@ def test_a_finished_run_says_so_and_other_options_are_refused(tmp_path: Path) ->
     with pytest.raises(ValueError, match="refit: None -> True"):
         open_run(tmp_path, {"seed": 1, "refit": True})
     assert json.loads((tmp_path / "run.json").read_text()) == {"seed": 1}
+
+
+def test_weights_have_the_fingerprint_of_their_content_wherever_they_lie(tmp_path) -> None:
+    folders = [tmp_path / name for name in "abc"]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "model.safetensors").write_bytes(bytes(10_000_000))
+    with (folders[2] / "model.safetensors").open("r+b") as file:
+        file.seek(5_000_000)
+        file.write(b"x" * 1000)
+    first, same, other = map(weights_fingerprint, map(str, folders))
+    assert first == same != other
+    assert weights_fingerprint("Qwen/Qwen3-0.6B") == "Qwen/Qwen3-0.6B"
+    assert weights_fingerprint(None) == "None"
