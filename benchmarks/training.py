@@ -5,11 +5,11 @@
 A small target and 300 validation users, within 5 minutes on 2 cores. Without --quick: every step from the one to the
 other, and full, LoRA and 4-bit LoRA tuning from a saved base, within three quarters of an hour.
 
-All contenders share dataset, semantic IDs, model (the demo's), seed, optimizer, learning rate, schedule and float32. A
-batch has 8 prefixes, TRL's default, which learned more from as many of them than 16 did, or the demo's 16 windows. Each
-contender runs in a process of its own, one after the other, with the same threads, until its validation NDCG@10 reaches
-the target. The seconds are those of training: starting, tokenizing and validation are left out for all alike (they are
-in the JSON). The last line is for machines:
+All contenders share dataset, semantic IDs, model (the demo's), seed, optimizer, learning rate (1e-3), schedule and
+float32. A batch has 8 prefixes, TRL's default, or 16 windows, the demo's. Each contender runs in a process of its own,
+one after the other, with the same threads, until its validation NDCG@10 reaches the target. The seconds are those of
+training: starting, tokenizing and validation are left out for all alike (they are in the JSON). The last line is for
+machines:
 
     tokens_ratio         target tokens learned from in a second, ours over TRL's defaults
     time_to_ndcg_ratio   seconds to the target, TRL's defaults over ours; >= where they did not reach it in time
