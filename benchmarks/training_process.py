@@ -19,13 +19,13 @@ from benchmarks.training_contenders import CONTENDERS, TrainingSettings, build_c
 from benchmarks.training_measure import Progress, measure
 from benchmarks.training_setup import Workload
 from llmrec.atomic import write_json
-from llmrec.catalog import CATALOG_FILE, Catalog
-from llmrec.dataset import PreparationConfig, RecDataset, prepare_dataset, read_movielens
+from llmrec.catalog import Catalog
+from llmrec.dataset import RecDataset
 from llmrec.evaluation import Evaluator
 from llmrec.evaluation.recommender import Recommender
-from llmrec.item_tokenizer import EmbeddingConfig, ItemTokenizerConfig, build_catalog
 from llmrec.models.from_config import SmallModelConfig, build_small_model, train_text_tokenizer
 from llmrec.prompts.renderer import SegmentRenderer
+from llmrec.recipe.data import DataArguments, open_catalog, open_dataset
 from llmrec.vocabulary import ItemVocabulary, bind_catalog
 
 #: Passes over the items' texts that make the base for LoRA.
@@ -33,17 +33,10 @@ BASE_EPOCHS = 10
 
 
 def open_movielens(dataset_dir: str) -> tuple[RecDataset, Catalog]:
-    """Dataset and catalogue, prepared with the recipe's defaults where they are missing."""
-    if Path(dataset_dir).exists():
-        dataset = RecDataset.load(dataset_dir)
-    else:
-        reader = {"cache_dir": "data/raw", "path": None}
-        dataset = prepare_dataset(read_movielens(), Path(dataset_dir), PreparationConfig(), reader)
-    folder = dataset.folder / "semantic_ids"
-    if (folder / CATALOG_FILE).exists():
-        return dataset, Catalog.load(folder)
-    config = ItemTokenizerConfig(num_codebooks=2, codebook_size=64, seed=42)
-    return dataset, build_catalog(dataset, folder, EmbeddingConfig(), config)[1]
+    """Dataset and catalogue of the recipe's defaults, made where they are missing."""
+    args = DataArguments(dataset_dir)
+    dataset = open_dataset(args)
+    return dataset, open_catalog(args, dataset, seed=42)[0]
 
 
 def small_model(catalog: Catalog, seed: int) -> tuple[Any, Any, SegmentRenderer]:

@@ -23,36 +23,26 @@ Every stage that is missing is run first (data, semantic IDs, instructions), an 
 finished run prints its report again. Expected numbers: recipes/README.md. Every option: --help.
 """
 
-import json
 import logging
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 import torch
 from accelerate import PartialState
 from peft import PeftConfig
-from transformers import PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from trl import ModelConfig, TrlParser
 
+from llmrec.atomic import write_json
 from llmrec.catalog import Catalog
-from llmrec.dataset import PreparationConfig, RecDataset, prepare_dataset, read_movielens
-from llmrec.decoding.beam_search import DEFAULT_SCORES, ScoreKind
-from llmrec.evaluation import (
-    Evaluator,
-    format_table,
-    plot_comparison,
-    print_recommendations,
-    sample_users,
-    write_metrics_json,
-)
-from llmrec.evaluation.comparison import COMPARED_KS, compare_models
+from llmrec.dataset import RecDataset
+from llmrec.evaluation import Evaluator, sample_users
+from llmrec.evaluation.comparison import compare_models
 from llmrec.evaluation.recommender import Recommender
-from llmrec.hub import load_checkpoint, push_to_hub, save_checkpoint, save_model_card
-from llmrec.item_tokenizer import EmbeddingConfig, ItemTokenizerConfig, build_catalog
+from llmrec.hub import load_checkpoint, save_checkpoint, save_model_card
 from llmrec.item_tokenizer.stage import TOKENIZER_FOLDER
 from llmrec.metrics import KS
 from llmrec.models.from_config import SmallModelConfig
@@ -60,14 +50,17 @@ from llmrec.prompts.history import HISTORY_OPENING, history_prompt
 from llmrec.prompts.instructions import build_instructions
 from llmrec.prompts.lcrec import TASKS, seqrec_prompt
 from llmrec.prompts.renderer import SegmentRenderer
+from llmrec.recipe.data import DataArguments, open_catalog, open_dataset
+from llmrec.recipe.evaluation import EvaluationArguments, rank_users, ranking_evaluation, report
+from llmrec.recipe.run import push_checkpoint, run_options
 from llmrec.training.arguments import RecommendationGRPOConfig, RecommendationSFTConfig, choose_by_validation
 from llmrec.training.backbone import load_backbone, load_pretrained
 from llmrec.training.epochs import EpochExamples
 from llmrec.training.examples import HistoryWindows, InstructionExamples, TargetExamples
 from llmrec.training.faults import explain_failures
 from llmrec.training.grpo_trainer import build_grpo_trainer
-from llmrec.training.processes import check_sharding, end_training, gather_rows, share_rows, whole_state_dict
-from llmrec.training.ranking_trainer import RankingEvaluation, build_trainer
+from llmrec.training.processes import check_sharding, end_training, whole_state_dict
+from llmrec.training.ranking_trainer import build_trainer
 from llmrec.training.rollouts import RolloutPrompts
 from llmrec.training.run_folder import RunFolder, open_run, vocabulary_fingerprint, weights_fingerprint
 from llmrec.training.stopwatch import Stopwatch
@@ -89,13 +82,9 @@ class Stage:
 
 
 @dataclass
-class LCRecArguments(Stage):
+class LCRecArguments(Stage, DataArguments, EvaluationArguments):
     """What is this recipe's own; training is TRL's SFTConfig, model and LoRA are TRL's ModelConfig."""
 
-    dataset_dir: str = field(
-        default="data/ml-100k",
-        metadata={"help": "Folder made by a data_prep/ script; the default is prepared if missing."},
-    )
     tasks: list[str] = field(
         default_factory=lambda: ["seqrec"],
         metadata={"help": "Alignment tasks: seqrec item2index index2item fusionseqrec itemsearch preferenceobtain."},
@@ -105,27 +94,6 @@ class LCRecArguments(Stage):
         metadata={"help": "all: one pass per user, loss on every item. prefix: one example per prefix (paper)."},
     )
     fusion_samples: int | None = field(default=None, metadata={"help": "fusionseqrec examples kept; all if unset."})
-    max_history: int = field(default=50, metadata={"help": "Latest items of a history that the model sees."})
-    refit: bool = field(
-        default=False,
-        metadata={"help": "Train with the validation items too, for a number of passes chosen beforehand."},
-    )
-    item_embedding: Literal["text", "collaborative", "concat", "average"] = field(
-        default="concat",
-        metadata={"help": "What IDs are made of: item text, training co-occurrence, or both."},
-    )
-    text_encoder: str = field(
-        default="bundled", metadata={"help": "sentence-transformers folder or Hub name; 'bundled' needs no hub."}
-    )
-    text_encoder_type: Literal["sentence_transformer", "causal_lm"] = field(
-        default="sentence_transformer",
-        metadata={"help": "causal_lm: mean-pooled title and description, as in the paper."},
-    )
-    collaborative_weight: float = field(default=0.5, metadata={"help": "Share of co-occurrence in concat and average."})
-    quantizer: Literal["residual_kmeans", "rqvae"] = field(default="residual_kmeans", metadata={"help": "IDs from."})
-    num_codebooks: int = field(default=2, metadata={"help": "Levels of a semantic ID, before a disambiguation level."})
-    codebook_size: int = field(default=64, metadata={"help": "Codes of each level; the paper has 256 and 4 levels."})
-    conflict_rounds: int = field(default=20, metadata={"help": "LC-Rec's rounds against collisions; 0 skips them."})
     initialization: Literal["text", "default"] = field(
         default="text",
         metadata={"help": "New rows of a pretrained model: from item titles, or random."},
@@ -140,16 +108,6 @@ class LCRecArguments(Stage):
     hidden_size: int = field(default=128, metadata={"help": "Width of the small model."})
     num_layers: int = field(default=4, metadata={"help": "Layers of the small model."})
     dropout: float = field(default=0.0, metadata={"help": "Dropout of the small model."})
-    num_beams: int = field(default=50, metadata={"help": "Search width."})
-    beam_scores: ScoreKind = field(
-        default=DEFAULT_SCORES,
-        metadata={"help": "vocabulary: as generate scores them. catalog: renormalised over valid continuations."},
-    )
-    exclude_seen: bool = field(default=True, metadata={"help": "Never recommend what the user had before."})
-    valid_users: int | None = field(default=2000, metadata={"help": "Users ranked at each validation; all if unset."})
-    early_stopping_patience: int | None = field(
-        default=3, metadata={"help": "Stop after so many validations without a better ndcg@10."}
-    )
 
 
 def check_arguments(args: LCRecArguments, config: TrainingArguments, model_args: ModelConfig) -> None:
@@ -187,6 +145,19 @@ def check_start(args: LCRecArguments, model_args: ModelConfig) -> None:
 def prompt_options(args: LCRecArguments) -> dict[str, Any]:
     """How prompts are worded, as a checkpoint notes it."""
     return {"history_loss": args.history_loss, "opening": HISTORY_OPENING, "max_history": args.max_history}
+
+
+def protocol_options(args: LCRecArguments, config: TrainingArguments, model_args: ModelConfig) -> dict[str, Any]:
+    """What defines the numbers beside the evaluator's own protocol."""
+    return {
+        "max_history": args.max_history,
+        "history_loss": args.history_loss,
+        "num_beams": args.num_beams,
+        "beam_scores": args.beam_scores,
+        "passes": config.num_train_epochs,
+        "tuning": tuning_name(model_args, args.vocabulary_only),
+        "seed": config.seed,
+    }
 
 
 def parse_arguments(
@@ -273,12 +244,15 @@ def train_and_test(
     evaluator = Evaluator(dataset, catalog.item_ids, "test", exclude_seen=args.exclude_seen, refit=args.refit)
     with stopwatch.stage("evaluation"):
         ranked = rank_users(recommender, model, evaluator, PartialState().is_main_process)
+        compared = compare_with_start(args, model_args, dataset, recommender, model, config.seed)
     if PartialState().is_main_process:
-        metrics, table = report(args, config, model_args, evaluator, recommender, ranked, stopwatch)
-        if args.stage == "rl":
-            models = load_pretrained(model_args, quantized=False)[0].to(device), model
-            comparison = args.exclude_seen, args.refit, config.seed, run.folder / "before_after.json"
-            table += "\n\n" + compare_models(dataset, recommender, *models, *comparison)
+        options = protocol_options(args, config, model_args)
+        seconds = stopwatch.seconds
+        metrics, table = report("lcrec", run.folder, evaluator, catalog.titles, ranked, options, seconds)
+        if compared is not None:
+            write_json(run.folder / "before_after.json", compared[0])
+            print(f"\n{compared[1]}")
+            table += f"\n\n{compared[1]}"
         example = tokenizer.decode(recommender.prompt_tokens(range(2), model.config.is_encoder_decoder))
         save_model_card(
             run.folder, metrics, example, base_model=model_args.model_name_or_path, repo_id=config.hub_model_id
@@ -309,8 +283,9 @@ def save(
     if trainer.is_world_process_zero():
         folder, trained = Path(config.output_dir), trainer.accelerator.unwrap_model(trainer.model)
         base = (model_args, small, catalog, args.initialization, config.seed)
-        model = merge_adapter(trained, folder / "adapter", *base, state_dict=weights)
-        if not improved:
+        if improved:
+            model = merge_adapter(trained, folder / "adapter", *base, state_dict=weights)
+        else:
             logger.warning("No checkpoint ranked the validation users better than the start did: the start is kept.")
             model, _ = load_pretrained(model_args, quantized=False)
         options = run_options(args, config, model_args)
@@ -320,49 +295,20 @@ def save(
     return end_training(trainer)
 
 
-def push_checkpoint(folder: Path, config: TrainingArguments, push: bool) -> None:
-    """Send the checkpoint to the Hub if ``push`` (--push_to_hub) says so."""
-    if push:
-        push_to_hub(folder, config.hub_model_id or folder.name, private=bool(config.hub_private_repo))
-
-
-def run_options(args: LCRecArguments, config: TrainingArguments, model_args: ModelConfig) -> dict[str, Any]:
-    """Everything that can change the result, as JSON values."""
-    training = config.to_dict()
-    elsewhere = ("output_dir", "run_name", "report_to", "disable_tqdm", "push_to_hub", "resume_from_checkpoint")
-    elsewhere += ("save_total_limit", "save_only_model", "ddp_timeout")
-    groups = ("hub_", "logging_", "log_", "dataloader_")
-    training = {name: value for name, value in training.items() if not name.startswith((*elsewhere, *groups))}
-    return json.loads(json.dumps({**asdict(args), **asdict(model_args), **training}, default=str))
-
-
-def open_dataset(args: LCRecArguments) -> RecDataset:
-    """The prepared dataset; MovieLens-100K is prepared where the default folder is missing."""
-    folder = Path(args.dataset_dir)
-    if not folder.exists() and args.dataset_dir == LCRecArguments.dataset_dir:
-        reader = {"cache_dir": "data/raw", "path": None}  # as data_prep/movielens.py records its defaults
-        return prepare_dataset(read_movielens(), folder, PreparationConfig(), reader)
-    return RecDataset.load(folder)
-
-
-def open_catalog(args: LCRecArguments, dataset: RecDataset, seed: int) -> tuple[Catalog, Path]:
-    """Catalog and the folder of its item tokenizer, made where they are missing."""
-    config = ItemTokenizerConfig(
-        quantizer=args.quantizer,
-        num_codebooks=args.num_codebooks,
-        codebook_size=args.codebook_size,
-        conflict_rounds=args.conflict_rounds,
-        seed=seed,
-    )
-    folder = dataset.folder / "semantic_ids"
-    embedding = EmbeddingConfig(
-        combine=args.item_embedding,
-        collaborative_weight=args.collaborative_weight,
-        model=args.text_encoder,
-        encoder=args.text_encoder_type,
-    )
-    _, catalog = build_catalog(dataset, folder, embedding, config)
-    return catalog, folder / TOKENIZER_FOLDER
+def compare_with_start(
+    args: LCRecArguments,
+    model_args: ModelConfig,
+    dataset: RecDataset,
+    recommender: Recommender,
+    model: PreTrainedModel,
+    seed: int,
+) -> tuple[dict[str, Any], str] | None:
+    """What the reinforcement stage changed, as numbers and a table; every process ranks its share."""
+    if args.stage != "rl":
+        return None
+    start = load_pretrained(model_args, quantized=False)[0].to(model.device)
+    item_ids = recommender.renderer.catalog.item_ids
+    return compare_models(partial(rank_users, recommender), dataset, item_ids, start, model, args, seed)
 
 
 def open_instructions(args: LCRecArguments, dataset: RecDataset, seed: int) -> dict[str, pa.Table]:
@@ -446,72 +392,6 @@ def valid_source(args: LCRecArguments, dataset: RecDataset, recommender: Recomme
     targets = [items[0] for items in rows["target_item_ids"].to_pylist()]
     ends = args.history_loss == "prefix"
     return TargetExamples(histories, targets, recommender.prompt, recommender.renderer, ends)
-
-
-def ranking_evaluation(
-    args: LCRecArguments, dataset: RecDataset, recommender: Recommender, seed: int
-) -> RankingEvaluation:
-    """Validation by ranking the full catalogue."""
-    ks = [k for k in COMPARED_KS if k <= args.num_beams]
-    evaluator = Evaluator(
-        dataset,
-        recommender.renderer.catalog.item_ids,
-        "valid",
-        exclude_seen=args.exclude_seen,
-        ks=ks,
-        num_users=args.valid_users,
-        seed=seed,
-    )
-
-    def evaluate(model: Any) -> dict[str, float]:
-        result = evaluator.evaluate("lcrec", rank_users(recommender, model, evaluator))
-        return {name: result.metrics[name] for name in ("ndcg@10", *(f"hit_rate@{k}" for k in ks))}
-
-    return evaluate
-
-
-def rank_users(recommender: Recommender, model: Any, evaluator: Evaluator, progress: bool = False) -> np.ndarray:
-    """The lists of all of the evaluator's users, on every process; each of them ranks its share."""
-    lengths = [min(len(history), recommender.max_history) for history in evaluator.histories]
-    rows = share_rows(lengths, recommender.batch_size)
-    histories, seen = ([lists[row] for row in rows] for lists in (evaluator.histories, evaluator.seen))
-    ranked = recommender.recommend(model, histories, max(evaluator.ks), seen, progress)
-    return gather_rows(rows, ranked, len(lengths))
-
-
-def report(
-    args: LCRecArguments,
-    config: TrainingArguments,
-    model_args: ModelConfig,
-    evaluator: Evaluator,
-    recommender: Recommender,
-    ranked: np.ndarray,
-    stopwatch: Stopwatch,
-) -> tuple[dict[str, Any], str]:
-    """Print the table and a few of the test users' lists, and write metrics.json and the picture.
-
-    Returns:
-        What is in metrics.json, and the table.
-    """
-    catalog, folder = recommender.renderer.catalog, Path(config.output_dir)
-    results = [evaluator.evaluate("lcrec", ranked), *evaluator.floors()]
-    protocol = {
-        **evaluator.protocol,
-        "max_history": args.max_history,
-        "history_loss": args.history_loss,
-        "num_beams": args.num_beams,
-        "beam_scores": args.beam_scores,
-        "passes": config.num_train_epochs,
-        "tuning": tuning_name(model_args, args.vocabulary_only),
-        "seed": config.seed,
-    }
-    table = format_table(results, protocol)
-    print(f"\n{table}")
-    print_recommendations(catalog.titles, evaluator.histories, ranked, evaluator.targets)
-    plot_comparison(results, folder / "comparison.png")
-    fingerprint = evaluator.protocol["split_fingerprint"]
-    write_metrics_json(folder / "metrics.json", protocol, fingerprint, results, stopwatch.seconds)
-    return json.loads((folder / "metrics.json").read_text()), table
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """A model before and after a further stage of training, on the same users."""
 
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+import numpy as np
 from transformers import PreTrainedModel
 
-from llmrec.atomic import write_json
 from llmrec.evaluation.evaluator import EvaluationResult, Evaluator
-from llmrec.evaluation.recommender import Recommender
 from llmrec.metrics import paired_bootstrap
 
 if TYPE_CHECKING:  # as in the evaluator
@@ -17,43 +16,46 @@ if TYPE_CHECKING:  # as in the evaluator
 COMPARED_KS = (10, 20, 50)
 
 
+class ComparedProtocol(Protocol):
+    """What decides the lists that are compared: a recipe's options have all of it."""
+
+    num_beams: int
+    exclude_seen: bool
+    refit: bool
+
+
 def compare_models(
+    rank: Callable[[PreTrainedModel, Evaluator], np.ndarray],
     dataset: "RecDataset",
-    recommender: Recommender,
+    item_ids: Sequence[str],
     before: PreTrainedModel,
     after: PreTrainedModel,
-    exclude_seen: bool,
-    refit: bool,
+    protocol: ComparedProtocol,
     seed: int,
-    path: Path,
-) -> str:
+) -> tuple[dict[str, dict[str, Any]], str]:
     """Rank the validation users (unless ``refit`` trained on them) and the test users with both models.
 
     Args:
+        rank: a model's lists for an evaluator's users, int64 of shape (num_users, largest k).
         dataset: whose users are ranked, all of them.
-        recommender: words the prompts and searches.
+        item_ids: of the catalogue.
         before, after: the models.
-        exclude_seen, refit: as for ``Evaluator``.
+        protocol: ``refit`` leaves out the validation users; cut-offs beyond ``num_beams`` are left out.
         seed: of the bootstrap.
-        path: gets the numbers as JSON.
 
     Returns:
-        The numbers as a table, which is printed too.
+        What ``before_after`` returns.
     """
-    ks = [k for k in COMPARED_KS if k <= recommender.num_beams]
+    ks = [k for k in COMPARED_KS if k <= protocol.num_beams]
+    splits: tuple[Literal["valid", "test"], ...] = ("test",) if protocol.refit else ("valid", "test")
     pairs: dict[str, tuple[EvaluationResult, EvaluationResult]] = {}
-    splits: tuple[Literal["valid", "test"], ...] = ("test",) if refit else ("valid", "test")
     for split in splits:
-        evaluator = Evaluator(dataset, recommender.renderer.catalog.item_ids, split, exclude_seen, ks, refit, seed=seed)
-        results = []
-        for name, model in (("before", before), ("after", after)):
-            ranked = recommender.recommend(model, evaluator.histories, max(ks), evaluator.seen, progress=False)
-            results.append(evaluator.evaluate(name, ranked))
-        pairs[split] = (results[0], results[1])
-    numbers, table = before_after(pairs, ["ndcg@10", *(f"hit_rate@{k}" for k in ks)], seed)
-    write_json(path, numbers)
-    print(f"\n{table}")
-    return table
+        evaluator = Evaluator(dataset, item_ids, split, protocol.exclude_seen, ks, protocol.refit, seed=seed)
+        pairs[split] = (
+            evaluator.evaluate("before", rank(before, evaluator)),
+            evaluator.evaluate("after", rank(after, evaluator)),
+        )
+    return before_after(pairs, ["ndcg@10", *(f"hit_rate@{k}" for k in ks)], seed)
 
 
 def before_after(

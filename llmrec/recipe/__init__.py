@@ -1,0 +1,1 @@
+"""What recipes share: options and stages around the training that is a method's own."""

@@ -1,0 +1,65 @@
+"""From a dataset folder to a catalog with semantic IDs: the options, and the stages that make what is missing."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from llmrec.catalog import Catalog
+from llmrec.dataset import PreparationConfig, RecDataset, prepare_dataset, read_movielens
+from llmrec.item_tokenizer import EmbeddingConfig, ItemTokenizerConfig, build_catalog
+from llmrec.item_tokenizer.stage import TOKENIZER_FOLDER
+
+
+@dataclass
+class DataArguments:
+    """Which dataset, and what its semantic IDs are made of."""
+
+    dataset_dir: str = field(
+        default="data/ml-100k",
+        metadata={"help": "Folder made by a data_prep/ script; the default is prepared if missing."},
+    )
+    item_embedding: Literal["text", "collaborative", "concat", "average"] = field(
+        default="concat",
+        metadata={"help": "What IDs are made of: item text, training co-occurrence, or both."},
+    )
+    text_encoder: str = field(
+        default="bundled", metadata={"help": "sentence-transformers folder or Hub name; 'bundled' needs no hub."}
+    )
+    text_encoder_type: Literal["sentence_transformer", "causal_lm"] = field(
+        default="sentence_transformer",
+        metadata={"help": "causal_lm: mean-pooled title and description, as in the paper."},
+    )
+    collaborative_weight: float = field(default=0.5, metadata={"help": "Share of co-occurrence in concat and average."})
+    quantizer: Literal["residual_kmeans", "rqvae"] = field(default="residual_kmeans", metadata={"help": "IDs from."})
+    num_codebooks: int = field(default=2, metadata={"help": "Levels of a semantic ID, before a disambiguation level."})
+    codebook_size: int = field(default=64, metadata={"help": "Codes of each level; the paper has 256 and 4 levels."})
+    conflict_rounds: int = field(default=20, metadata={"help": "LC-Rec's rounds against collisions; 0 skips them."})
+
+
+def open_dataset(args: DataArguments) -> RecDataset:
+    """The prepared dataset; MovieLens-100K is prepared where the default folder is missing."""
+    folder = Path(args.dataset_dir)
+    if not folder.exists() and args.dataset_dir == DataArguments.dataset_dir:
+        reader = {"cache_dir": "data/raw", "path": None}  # as data_prep/movielens.py records its defaults
+        return prepare_dataset(read_movielens(), folder, PreparationConfig(), reader)
+    return RecDataset.load(folder)
+
+
+def open_catalog(args: DataArguments, dataset: RecDataset, seed: int) -> tuple[Catalog, Path]:
+    """Catalog and the folder of its item tokenizer, made where they are missing."""
+    config = ItemTokenizerConfig(
+        quantizer=args.quantizer,
+        num_codebooks=args.num_codebooks,
+        codebook_size=args.codebook_size,
+        conflict_rounds=args.conflict_rounds,
+        seed=seed,
+    )
+    folder = dataset.folder / "semantic_ids"
+    embedding = EmbeddingConfig(
+        combine=args.item_embedding,
+        collaborative_weight=args.collaborative_weight,
+        model=args.text_encoder,
+        encoder=args.text_encoder_type,
+    )
+    _, catalog = build_catalog(dataset, folder, embedding, config)
+    return catalog, folder / TOKENIZER_FOLDER

@@ -1,0 +1,108 @@
+"""How a recipe's model is validated, tested and reported: shared by all processes of a launch, told by one."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llmrec.dataset import RecDataset
+from llmrec.decoding.beam_search import DEFAULT_SCORES, ScoreKind
+from llmrec.evaluation import (
+    Evaluator,
+    format_table,
+    plot_comparison,
+    print_recommendations,
+    write_metrics_json,
+)
+from llmrec.evaluation.comparison import COMPARED_KS
+from llmrec.evaluation.recommender import Recommender
+from llmrec.training.processes import gather_rows, share_rows
+
+
+@dataclass
+class EvaluationArguments:
+    """The protocol, and the search behind every list."""
+
+    max_history: int = field(default=50, metadata={"help": "Latest items of a history that the model sees."})
+    refit: bool = field(
+        default=False,
+        metadata={"help": "Train with the validation items too, for a number of passes chosen beforehand."},
+    )
+    num_beams: int = field(default=50, metadata={"help": "Search width."})
+    beam_scores: ScoreKind = field(
+        default=DEFAULT_SCORES,
+        metadata={"help": "vocabulary: as generate scores them. catalog: renormalised over valid continuations."},
+    )
+    exclude_seen: bool = field(default=True, metadata={"help": "Never recommend what the user had before."})
+    valid_users: int | None = field(default=2000, metadata={"help": "Users ranked at each validation; all if unset."})
+    early_stopping_patience: int | None = field(
+        default=3, metadata={"help": "Stop after so many validations without a better ndcg@10."}
+    )
+
+
+def rank_users(recommender: Recommender, model: Any, evaluator: Evaluator, progress: bool = False) -> np.ndarray:
+    """The lists of all of the evaluator's users, on every process; each of them ranks its share."""
+    lengths = [min(len(history), recommender.max_history) for history in evaluator.histories]
+    rows = share_rows(lengths, recommender.batch_size)
+    histories, seen = ([lists[row] for row in rows] for lists in (evaluator.histories, evaluator.seen))
+    ranked = recommender.recommend(model, histories, max(evaluator.ks), seen, progress)
+    return gather_rows(rows, ranked, len(lengths))
+
+
+def ranking_evaluation(
+    args: EvaluationArguments, dataset: RecDataset, recommender: Recommender, seed: int
+) -> Callable[[Any], dict[str, float]]:
+    """Validation by ranking the full catalogue: a model in, ndcg@10 and hit rates out."""
+    ks = [k for k in COMPARED_KS if k <= args.num_beams]
+    evaluator = Evaluator(
+        dataset,
+        recommender.renderer.catalog.item_ids,
+        "valid",
+        exclude_seen=args.exclude_seen,
+        ks=ks,
+        num_users=args.valid_users,
+        seed=seed,
+    )
+
+    def evaluate(model: Any) -> dict[str, float]:
+        result = evaluator.evaluate("validation", rank_users(recommender, model, evaluator))
+        return {name: result.metrics[name] for name in ("ndcg@10", *(f"hit_rate@{k}" for k in ks))}
+
+    return evaluate
+
+
+def report(
+    method: str,
+    folder: Path,
+    evaluator: Evaluator,
+    titles: Sequence[str],
+    ranked: np.ndarray,
+    options: dict[str, Any],
+    seconds: dict[str, float],
+) -> tuple[dict[str, Any], str]:
+    """Print the table and a few of the test users' lists, and write metrics.json and the picture.
+
+    Args:
+        method: named in the table beside the floors.
+        folder: of the run.
+        evaluator: of the test users.
+        titles: of the catalogue's items.
+        ranked: lists of the test users.
+        options: what else defines the numbers, for the protocol.
+        seconds: of each stage.
+
+    Returns:
+        What is in metrics.json, and the table.
+    """
+    results = [evaluator.evaluate(method, ranked), *evaluator.floors()]
+    protocol = {**evaluator.protocol, **options}
+    table = format_table(results, protocol)
+    print(f"\n{table}")
+    print_recommendations(titles, evaluator.histories, ranked, evaluator.targets)
+    plot_comparison(results, folder / "comparison.png")
+    fingerprint = evaluator.protocol["split_fingerprint"]
+    write_metrics_json(folder / "metrics.json", protocol, fingerprint, results, seconds)
+    return json.loads((folder / "metrics.json").read_text()), table
