@@ -69,9 +69,9 @@ class Sample(NamedTuple):
     invalid: int
 
 
+@torch.no_grad()
 def main(argv: list[str] | None = None) -> None:
     settings, output = parse(argv)
-    torch.set_grad_enabled(False)
     say(f"model {settings.model} in {settings.dtype} on {settings.device}")
     model = build_model(settings)
     results: dict[str, Any] = {

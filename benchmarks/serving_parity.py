@@ -35,6 +35,7 @@ OFFLINE = "offline"
 Lists = list[ScoredKeys]  # (item id, score) of each user, best first
 
 
+@torch.no_grad()
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", help="folder of a recipe that has finished; a model is made up without")
@@ -47,7 +48,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results/serving_parity.json"))
     args = parser.parse_args(argv)
-    torch.set_grad_enabled(False)
     with tempfile.TemporaryDirectory(prefix="llmrec-parity-") as name:
         folder = Path(name)
         workload = load_workload(args.checkpoint, args.dataset_dir, folder, args.seed)
