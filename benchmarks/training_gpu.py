@@ -25,11 +25,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from benchmarks import training_contenders
 from benchmarks.decoding_measure import PeakMemory, hardware, machine_rates
 from benchmarks.decoding_setup import MODEL_SHAPES
 from benchmarks.training_contenders import (
     CHECKPOINTED,
-    GROUPED,
     Contender,
     TrainingSettings,
     build_contender,
@@ -47,13 +47,8 @@ from llmrec.vocabulary import ItemVocabulary
 PEAKS = {"H100": 989.4e12, "H200": 989.4e12, "A100": 312e12}
 TOKENS_A_BATCH = 16_384
 
-CONTENDERS: dict[str, Contender] = {
-    "trl_defaults": Contender("TRL defaults, one example per prefix", "prefix", ours=False),
-    "prefix": Contender("prefixes without gradient checkpointing", "prefix"),
-    "prefix_grouped": Contender("prefixes in batches of like length", "prefix", options=GROUPED),
-    "prefix_packed": Contender("prefixes, packed", "prefix", packed=True),
-    "history": Contender("history loss, one pass per user", "history"),
-    "history_packed": Contender("history loss, packed", "history", packed=True),
+_SHARED = ("trl_defaults", "prefix", "prefix_grouped", "prefix_packed", "history", "history_packed")
+CONTENDERS: dict[str, Contender] = {name: training_contenders.CONTENDERS[name] for name in _SHARED} | {
     "history_packed_checkpointing": Contender(
         "history loss, packed, gradient checkpointing", "history", packed=True, options=CHECKPOINTED
     ),

@@ -14,26 +14,13 @@ from llmrec.training.run_folder import RESUME_AUTO
 
 
 @dataclass
-class RecommendationSFTConfig(SFTConfig):
-    """``SFTConfig`` whose defaults train the small model of the demo; a YAML file sets the rest for a pretrained one.
+class SharedDefaults:
+    """Defaults that both stages have; comes before TRL's class among the bases."""
 
-    On a machine without an accelerator it turns ``use_cpu`` on, and bf16 off unless asked for: few CPUs have it.
-    """
-
-    output_dir: str | None = field(
-        default="outputs/lcrec", metadata={"help": "Folder of the run: checkpoint and results."}
-    )
-    num_train_epochs: float = field(default=8, metadata={"help": "Passes over the training examples."})
-    per_device_train_batch_size: int = field(default=16, metadata={"help": "Sequences in a training batch."})
-    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
-    weight_decay: float = field(default=0.01, metadata={"help": "Decoupled weight decay."})
     adam_beta2: float = field(default=0.98, metadata={"help": "AdamW's second beta."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule."})
     warmup_steps: float = field(default=0.05, metadata={"help": "Warm-up: a share of all steps, or their number."})
-    max_length: int | None = field(default=1024, metadata={"help": "Longest sequence in tokens."})
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Trade compute for memory."})
-    logging_steps: float = field(default=50, metadata={"help": "Log the training loss every so many steps."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save, and so from where a run resumes."})
     save_total_limit: int | None = field(default=2, metadata={"help": "Training checkpoints kept."})
     ddp_timeout: int = field(default=21_600, metadata={"help": "Seconds that other processes wait for the data stage."})
     resume_from_checkpoint: str | None = field(
@@ -47,6 +34,25 @@ class RecommendationSFTConfig(SFTConfig):
         default=False, metadata={"help": "Search each step for weights without a gradient; here all have one."}
     )
     report_to: str = field(default="none", metadata={"help": "Experiment tracker: tensorboard, wandb, trackio ..."})
+
+
+@dataclass
+class RecommendationSFTConfig(SharedDefaults, SFTConfig):
+    """``SFTConfig`` whose defaults train the small model of the demo; a YAML file sets the rest for a pretrained one.
+
+    On a machine without an accelerator it turns ``use_cpu`` on, and bf16 off unless asked for: few CPUs have it.
+    """
+
+    output_dir: str | None = field(
+        default="outputs/lcrec", metadata={"help": "Folder of the run: checkpoint and results."}
+    )
+    num_train_epochs: float = field(default=8, metadata={"help": "Passes over the training examples."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Sequences in a training batch."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Decoupled weight decay."})
+    max_length: int | None = field(default=1024, metadata={"help": "Longest sequence in tokens."})
+    logging_steps: float = field(default=50, metadata={"help": "Log the training loss every so many steps."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save, and so from where a run resumes."})
     seed: int = field(default=42, metadata={"help": "Of everything drawn: weights, windows, templates, order."})
 
     def __post_init__(self) -> None:
@@ -62,7 +68,7 @@ class RecommendationSFTConfig(SFTConfig):
 
 
 @dataclass
-class RecommendationGRPOConfig(GRPOConfig):
+class RecommendationGRPOConfig(SharedDefaults, GRPOConfig):
     """``GRPOConfig`` of the reinforcement stage, with defaults chosen by validation (docs/training.md).
 
     An epoch takes each user once. Without an accelerator, see ``RecommendationSFTConfig``.
@@ -96,25 +102,8 @@ class RecommendationGRPOConfig(GRPOConfig):
     )
     learning_rate: float = field(default=2e-5, metadata={"help": "Peak learning rate."})
     weight_decay: float = field(default=0.0, metadata={"help": "Decoupled weight decay."})
-    adam_beta2: float = field(default=0.98, metadata={"help": "AdamW's second beta."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule."})
-    warmup_steps: float = field(default=0.05, metadata={"help": "Warm-up: a share of all steps, or their number."})
-    gradient_checkpointing: bool = field(default=False, metadata={"help": "Trade compute for memory."})
     logging_steps: float = field(default=10, metadata={"help": "Log rewards and the rest every so many steps."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to validate and save."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Training checkpoints kept."})
-    resume_from_checkpoint: str | None = field(
-        default=RESUME_AUTO,
-        metadata={"help": "auto: the run's last complete checkpoint, if any. Or the path of a complete checkpoint."},
-    )
-    logging_nan_inf_filter: bool = field(
-        default=False, metadata={"help": "Hide such losses from the log; training stops at one, so there are none."}
-    )
-    ddp_timeout: int = field(default=21_600, metadata={"help": "Seconds that other processes wait for the data stage."})
-    ddp_find_unused_parameters: bool | None = field(
-        default=False, metadata={"help": "Search each step for weights without a gradient; here all have one."}
-    )
-    report_to: str = field(default="none", metadata={"help": "Experiment tracker: tensorboard, wandb, trackio ..."})
     seed: int = field(default=42, metadata={"help": "Of everything drawn: targets, order, samples."})
 
     def __post_init__(self) -> None:

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -171,10 +172,16 @@ class GroupedSampler(LengthGroupedSampler):
         return super().__iter__()
 
 
+class DrawnByEpoch(Protocol):
+    """What is another in every epoch."""
+
+    epoch: int
+
+
 class EpochCallback(TrainerCallback):
     """Tells the examples which epoch training is in; on a resumed run, too."""
 
-    def __init__(self, examples: EpochExamples) -> None:
+    def __init__(self, examples: DrawnByEpoch) -> None:
         self.examples = examples
 
     def on_epoch_begin(

@@ -24,6 +24,7 @@ from trl import GRPOTrainer
 from llmrec.decoding.beam_search import DEFAULT_SCORES, ScoreKind
 from llmrec.prompts.renderer import SegmentRenderer
 from llmrec.training.arguments import RecommendationGRPOConfig
+from llmrec.training.epochs import EpochCallback
 from llmrec.training.loss_tiles import small_tiles
 from llmrec.training.processes import shard_on_cpu
 from llmrec.training.ranking_trainer import RankingEvaluation, _RankingEvaluation
@@ -86,20 +87,8 @@ class RankingGRPOTrainer(_RankingEvaluation, _NoEvaluationLoop, GRPOTrainer):
         return outputs.log_probs.flatten()[places], entropies, None
 
 
-class RolloutCallback(TrainerCallback):
+class RolloutCallback(EpochCallback):
     """Tells the prompts which epoch they are drawn for, and lets no checkpoint count that is below the start."""
-
-    def __init__(self, prompts: RolloutPrompts) -> None:
-        self.prompts = prompts
-
-    def on_epoch_begin(
-        self,
-        args: TrainingArguments,  # noqa: ARG002
-        state: TrainerState,
-        control: TrainerControl,  # noqa: ARG002
-        **kwargs: object,  # noqa: ARG002
-    ) -> None:
-        self.prompts.epoch = int(state.epoch or 0)
 
     def on_evaluate(
         self,
