@@ -160,15 +160,14 @@ def build_trainer(
 
 def _train_dataset(examples: EpochExamples, args: SFTConfig) -> Dataset:
     """The training rows, with every epoch that will be trained tokenized beforehand."""
-    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-
-    def num_epochs(rows: int) -> int:
-        return math.ceil(args.max_steps * batch / rows if args.max_steps > 0 else args.num_train_epochs)
-
+    num_epochs = math.ceil(args.num_train_epochs)
+    if args.max_steps > 0:
+        rows = len(examples.packed_dataset(1) if args.packing else examples)
+        batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+        num_epochs = math.ceil(args.max_steps * batch / rows)
     if args.packing:
-        rows = len(examples.packed_dataset(1))
-        return examples.packed_dataset(max(1, num_epochs(rows)))
-    for epoch in range(num_epochs(len(examples))):
+        return examples.packed_dataset(max(1, num_epochs))
+    for epoch in range(num_epochs):
         examples.tokenized(epoch)
     return examples.dataset()
 
