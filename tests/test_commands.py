@@ -29,7 +29,6 @@ RUN: dict[str, str] = {
     "python data_prep/movielens.py --output_dir data/ml-100k": "",
     "python data_prep/semantic_ids.py --dataset_dir data/ml-100k": "--combine collaborative --codebook_size 16",
     "python data_prep/instructions.py --dataset_dir data/ml-100k --show 2": "--tasks seqrec itemsearch",
-    "python benchmarks/history_loss.py --dataset_dir data/ml-100k": "--steps 1 --batch_size 2 --output ratios.json",
     "python -m benchmarks.training_memory": "",
     "python -m benchmarks.training_memory --tokens 4096": "",
     "python -m benchmarks.decoding --quick": (
