@@ -11,6 +11,7 @@ from llmrec.dataset.readers import (
     read_movielens,
     read_recbole,
     read_sequences,
+    read_steam,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
     "read_movielens",
     "read_recbole",
     "read_sequences",
+    "read_steam",
 ]

@@ -21,7 +21,7 @@ from llmrec.dataset.folder import TABLES
 from tests.hub_server import File, Handler, Hub, Repo
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = ("movielens", "amazon_reviews", "interactions", "sequences")
+SCRIPTS = ("movielens", "amazon_reviews", "steam", "interactions", "sequences")
 DOCS = (ROOT / "docs" / "data.md").read_text()
 
 

@@ -1,6 +1,5 @@
 """Amazon reviews: the raw 2014, 2018 and 2023 files as they are distributed, gzip or not, or 2023 by its Hub name."""
 
-import ast
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +11,7 @@ import pyarrow as pa
 from llmrec.dataset.raw_data import RawData
 from llmrec.dataset.readers.columns import interactions_table, items_table
 from llmrec.dataset.readers.files import stem
-from llmrec.dataset.readers.json_lines import read_json_lines
+from llmrec.dataset.readers.json_lines import json_or_literal, read_json_lines
 from llmrec.dataset.readers.text import clean_text, plain_text
 from llmrec.dataset.readers.timestamps import TimestampUnit, unix_seconds
 from llmrec.dataset.readers.titled import FileTable, titled_raw_data
@@ -145,15 +144,7 @@ def _item_table(path: Path, fields: _Fields, wanted: set[str], release: Release)
 
 
 def _parser(release: Release) -> Any:
-    return _json_or_literal if release == "2014" else json.loads
-
-
-def _json_or_literal(line: str) -> Any:
-    """One line of the 2014 release, whose product files hold Python literals; nothing in them is ever run."""
-    try:
-        return json.loads(line)
-    except ValueError:
-        return ast.literal_eval(line)
+    return json_or_literal if release == "2014" else json.loads
 
 
 def _title(value: Any) -> str:

@@ -1,5 +1,6 @@
 """JSON lines, gzip or not, with errors that name the line."""
 
+import ast
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -35,6 +36,14 @@ def read_json_lines(
             if text := line.decode("utf-8-sig" if number == 1 else "utf-8").strip():
                 yield number, _parsed(path, number, text, required, parse)
         bar.update(raw.tell() - bar.n)
+
+
+def json_or_literal(line: str) -> Any:
+    """One line of a file that holds Python literals instead, as older releases do; nothing in them is ever run."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return ast.literal_eval(line)
 
 
 def _bar(path: Path) -> Any:
