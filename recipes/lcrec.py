@@ -51,7 +51,7 @@ from llmrec.prompts.instructions import build_instructions
 from llmrec.prompts.lcrec import TASKS, seqrec_prompt
 from llmrec.prompts.renderer import SegmentRenderer
 from llmrec.recipe.data import DataArguments, open_catalog, open_dataset
-from llmrec.recipe.evaluation import EvaluationArguments, rank_users, ranking_evaluation, report
+from llmrec.recipe.evaluation import SearchArguments, rank_users, ranking_evaluation, report
 from llmrec.recipe.run import push_checkpoint, run_options
 from llmrec.training.arguments import RecommendationGRPOConfig, RecommendationSFTConfig, choose_by_validation
 from llmrec.training.backbone import load_backbone, load_pretrained
@@ -82,7 +82,7 @@ class Stage:
 
 
 @dataclass
-class LCRecArguments(Stage, DataArguments, EvaluationArguments):
+class LCRecArguments(Stage, DataArguments, SearchArguments):
     """What is this recipe's own; training is TRL's SFTConfig, model and LoRA are TRL's ModelConfig."""
 
     tasks: list[str] = field(

@@ -53,7 +53,11 @@ class ItemKNN:
         return self
 
     def recommend(
-        self, histories: Sequence[Sequence[int]], k: int, exclude: Sequence[Collection[int]] | None = None
+        self,
+        histories: Sequence[Sequence[int]],
+        k: int,
+        exclude: Sequence[Collection[int]] | None = None,
+        candidates: np.ndarray | None = None,
     ) -> np.ndarray:
         """The ``k`` items with the highest scores; of two with equal scores the lower index comes first.
 
@@ -61,6 +65,7 @@ class ItemKNN:
             histories: item indices of each user, oldest first.
             k: list length.
             exclude: item indices that each user must not get.
+            candidates: bool array of shape (num_items,): the items that anyone may get; None for all.
 
         Returns:
             int64 array of shape (num_users, k), best first; -1 where fewer items have any link from the history.
@@ -71,6 +76,9 @@ class ItemKNN:
             for row in range(scores.shape[0]):
                 entries = slice(scores.indptr[row], scores.indptr[row + 1])
                 items, values = scores.indices[entries], scores.data[entries]
+                if candidates is not None:
+                    kept = candidates[items]
+                    items, values = items[kept], values[kept]
                 if exclude is not None:
                     kept = ~np.isin(items, list(exclude[start + row]))
                     items, values = items[kept], values[kept]

@@ -21,7 +21,11 @@ class Popularity:
         return self
 
     def recommend(
-        self, histories: Sequence[Sequence[int]], k: int, exclude: Sequence[Collection[int]] | None = None
+        self,
+        histories: Sequence[Sequence[int]],
+        k: int,
+        exclude: Sequence[Collection[int]] | None = None,
+        candidates: np.ndarray | None = None,
     ) -> np.ndarray:
         """The ``k`` most frequent items that are not excluded.
 
@@ -29,11 +33,13 @@ class Popularity:
             histories: item indices of each user, oldest first; only their number matters here.
             k: list length.
             exclude: item indices that each user must not get.
+            candidates: bool array of shape (num_items,): the items that anyone may get; None for all.
 
         Returns:
             int64 array of shape (num_users, k), best first; -1 where no item is left.
         """
         order = np.argsort(-self.counts, kind="stable")
+        order = order if candidates is None else order[candidates[order]]
         ranked = np.full((len(histories), k), -1, dtype=np.int64)
         for user in range(len(histories)):
             excluded = set(exclude[user]) if exclude is not None else set()

@@ -14,6 +14,9 @@ from llmrec.schema import DataError
 if TYPE_CHECKING:  # the dataset room brings Ibis, which scoring lists does not need
     from llmrec.dataset import RecDataset
 
+#: Items that are evaluated on, and recommended: all, those with a training interaction, those without.
+ItemGroup = Literal["all", "warm", "cold"]
+
 #: The most popular fifth of the catalogue is the head, the rest the tail: the field's usual Pareto split.
 HEAD_SHARE = 0.2
 
@@ -50,19 +53,23 @@ class Evaluator:
         refit: whether the model was trained with the validation targets too; floors and item popularity follow.
         num_users: evaluate a random sample of this many users, drawn with ``seed``; all of them by default.
         seed: of the sample and the bootstrap.
+        items: ``warm`` or ``cold`` keeps to the items with, or without, a training interaction: other targets do not
+            count, users without a target are left out, and other items are taken out of any list.
 
     Attributes:
         user_ids: the users in order: row i of every array and entry i of every list belongs to ``user_ids[i]``.
         histories: item indices of each user, oldest first.
         seen: item indices of each user that ``exclude_seen`` rules out; empty lists where it is off.
         targets: int64 array of shape (num_users, max_targets), padded with -1.
+        candidates: bool array of shape (num_items,): the items of the group; None for all.
         num_items: catalogue size.
         protocol: what defines the numbers, for metrics.json and tables. Add what only the caller knows
             (``{**evaluator.protocol, "tuning": "lora"}``).
 
     Raises:
         ValueError: if ``refit`` meets the validation split, whose targets would then be training data.
-        DataError: if the dataset names an item that the catalogue lacks, or the split has no users.
+        DataError: if the dataset names an item that the catalogue lacks, or the split has no users with a target in the
+            group.
     """
 
     def __init__(
@@ -75,6 +82,7 @@ class Evaluator:
         refit: bool = False,
         num_users: int | None = None,
         seed: int = 0,
+        items: ItemGroup = "all",
     ) -> None:
         if split not in ("valid", "test"):
             raise ValueError(f"split is {split!r}; allowed are 'valid' and 'test'.")
@@ -91,9 +99,15 @@ class Evaluator:
         rows = sample_users(dataset.valid if split == "valid" else dataset.test, num_users, seed)
         if rows.num_rows == 0:
             raise DataError(f"The {split} split of {dataset.name} has no users: nothing to evaluate.")
+        targets = self._indices(rows["target_item_ids"].to_pylist(), f"the {split} targets")
+        self.candidates = self._group(items)
+        if self.candidates is not None:
+            rows, targets = _with_target_among(self.candidates, rows, targets)
+            if not targets:
+                raise DataError(f"No user of the {split} split of {dataset.name} has a target among the {items} items.")
         self.user_ids: list[str] = rows["user_id"].to_pylist()
         self.histories = self._indices(rows["history"].to_pylist(), f"the {split} histories")
-        self.targets = _padded(self._indices(rows["target_item_ids"].to_pylist(), f"the {split} targets"))
+        self.targets = _padded(targets)
         before = self._indices(rows["seen_item_ids"].to_pylist(), f"the seen items of {split}")
         self.seen: list[list[int]] = before if exclude_seen else [[] for _ in before]
         self._head = _head_items(self._train, self.num_items)
@@ -105,7 +119,8 @@ class Evaluator:
             "exclude_seen": exclude_seen,
             "max_history": dataset.protocol["max_history"],
             "refit": refit,
-            "num_items": self.num_items,
+            "items": items,
+            "num_items": self.num_items if self.candidates is None else int(self.candidates.sum()),
             "num_users": len(self.user_ids),
             "targets_seen_before": _share_seen(self.targets, before),
             "head": f"the most popular {HEAD_SHARE:.0%} of items by training interactions",
@@ -129,7 +144,7 @@ class Evaluator:
                 f"ranked of {name!r} has shape {ranked.shape}; needed is one row for each of the "
                 f"{len(self.user_ids)} users, in the order of evaluator.user_ids."
             )
-        allowed = _without(ranked, self.seen)
+        allowed = _without(ranked, self.seen, self.candidates)
         per_user = metrics.rank_metrics(allowed, self.targets, self.ks)
         means = {metric: float(values.mean()) for metric, values in per_user.items()}
         means |= {f"coverage@{k}": metrics.coverage(allowed, self.num_items, k) for k in self.ks}
@@ -152,8 +167,18 @@ class Evaluator:
         results = []
         for name, recommender, sequences in recommenders:
             recommender.fit(sequences, self.num_items)
-            results.append(self.evaluate(name, recommender.recommend(self.histories, max(self.ks), self.seen)))
+            ranked = recommender.recommend(self.histories, max(self.ks), self.seen, self.candidates)
+            results.append(self.evaluate(name, ranked))
         return results
+
+    def _group(self, items: ItemGroup) -> np.ndarray | None:
+        if items not in ("all", "warm", "cold"):
+            raise ValueError(f"items is {items!r}; allowed are 'all', 'warm' and 'cold'.")
+        if items == "all":
+            return None
+        warm = np.zeros(self.num_items, dtype=bool)
+        warm[[item for sequence in self._train for item in sequence]] = True
+        return warm if items == "warm" else ~warm
 
     def _buckets(self, ranked: np.ndarray) -> dict[str, dict[str, float]]:
         buckets = {}
@@ -184,6 +209,15 @@ def sample_users(rows: pa.Table, num_users: int | None, seed: int) -> pa.Table:
     return rows.take(np.sort(chosen))
 
 
+def _with_target_among(
+    candidates: np.ndarray, rows: pa.Table, targets: Sequence[Sequence[int]]
+) -> tuple[pa.Table, list[list[int]]]:
+    """The users who have a target among the candidates, and these targets."""
+    kept = [[item for item in items if candidates[item]] for items in targets]
+    users = [row for row, items in enumerate(kept) if items]
+    return rows.take(pa.array(users, pa.int64())), [kept[row] for row in users]
+
+
 def _padded(rows: Sequence[Sequence[int]]) -> np.ndarray:
     padded = np.full((len(rows), max(len(row) for row in rows)), -1, dtype=np.int64)
     for index, row in enumerate(rows):
@@ -205,10 +239,13 @@ def _share_seen(targets: np.ndarray, seen: Sequence[Sequence[int]]) -> float:
     return repeats / int((targets >= 0).sum())
 
 
-def _without(ranked: np.ndarray, excluded: Sequence[Sequence[int]]) -> np.ndarray:
-    """``ranked`` with the excluded items taken out, the rest moved up, and -1 at the end."""
+def _without(ranked: np.ndarray, excluded: Sequence[Sequence[int]], candidates: np.ndarray | None = None) -> np.ndarray:
+    """``ranked`` with excluded items and those that are no candidates taken out, the rest moved up, -1 at the end."""
     kept_rows = np.full_like(ranked, -1)
     for row, (items, banned) in enumerate(zip(ranked, excluded, strict=True)):
         kept = items[~np.isin(items, banned)] if banned else items
+        if candidates is not None:
+            # what is no item of the catalogue stays where it is: it wasted its place
+            kept = kept[(kept < 0) | (kept >= len(candidates)) | candidates[np.clip(kept, 0, len(candidates) - 1)]]
         kept_rows[row, : len(kept)] = kept
     return kept_rows

@@ -13,8 +13,9 @@ from llmrec.evaluation.evaluator import EvaluationResult
 from llmrec.metrics import paired_bootstrap
 
 #: Rows of a table that are floors rather than models.
-FLOORS = ("popularity", "item_knn", "item_knn_refit")
+FLOORS = ("popularity", "item_knn", "item_knn_refit", "sasrec")
 _PRIMARY = "ndcg@10"
+_GROUP_NAMES = {"all": "full catalogue", "warm": "those with training interactions", "cold": "those without"}
 
 
 def print_table(results: Sequence[EvaluationResult], protocol: Mapping[str, Any]) -> None:
@@ -54,7 +55,7 @@ def describe_protocol(protocol: Mapping[str, Any]) -> str:
     """The protocol in one line: dataset, split, what is excluded, and how the model was trained."""
     parts = [
         f"{protocol['dataset']} ({protocol['split']} split {protocol['split_fingerprint']})",
-        f"{protocol['num_users']} users, {protocol['num_items']} items, full catalogue",
+        f"{protocol['num_users']} users, {protocol['num_items']} items, {_GROUP_NAMES[protocol.get('items', 'all')]}",
         f"histories of at most {protocol['max_history']} items",
         "seen items excluded" if protocol["exclude_seen"] else "seen items allowed",
         "refit: trained with the validation targets"
@@ -98,27 +99,33 @@ def write_metrics_json(
     split_fingerprint: str,
     results: Sequence[EvaluationResult],
     seconds: Mapping[str, float],
+    groups: Mapping[str, Sequence[EvaluationResult]] | None = None,
 ) -> None:
     """Write ``{"protocol", "split_fingerprint", "results": {name: {metric: number}}, "seconds"}``; docs/evaluation.md.
 
     Beside its metrics every result holds ``intervals`` (``{metric: [low, high]}``) and ``buckets`` (head and tail).
+    Where there are ``groups``, ``{"groups": {"warm": {name: ...}}}`` holds the results of each.
     """
-    write_json(
-        path,
-        {
-            "protocol": dict(protocol),
-            "split_fingerprint": split_fingerprint,
-            "results": {
-                result.name: {
-                    **result.metrics,
-                    "intervals": {metric: list(interval) for metric, interval in result.intervals.items()},
-                    "buckets": result.buckets,
-                }
-                for result in results
-            },
-            "seconds": {stage: float(duration) for stage, duration in seconds.items()},
-        },
-    )
+    content = {
+        "protocol": dict(protocol),
+        "split_fingerprint": split_fingerprint,
+        "results": _as_json(results),
+        "seconds": {stage: float(duration) for stage, duration in seconds.items()},
+    }
+    if groups:
+        content["groups"] = {name: _as_json(group_results) for name, group_results in groups.items()}
+    write_json(path, content)
+
+
+def _as_json(results: Sequence[EvaluationResult]) -> dict[str, Any]:
+    return {
+        result.name: {
+            **result.metrics,
+            "intervals": {metric: list(interval) for metric, interval in result.intervals.items()},
+            "buckets": result.buckets,
+        }
+        for result in results
+    }
 
 
 def plot_comparison(results: Sequence[EvaluationResult], path: str | Path) -> None:
@@ -178,7 +185,15 @@ def print_recommendations(
 
 
 def _table_metrics(results: Sequence[EvaluationResult]) -> list[str]:
-    """Metric columns that every result has: hit rate and ndcg at 5, 10 and 20, coverage@10, valid_rate."""
-    wanted = [f"{metric}@{k}" for k in (5, 10, 20) for metric in ("hit_rate", "ndcg")]
+    """Metric columns that every result has: hit rate and ndcg at 5, 10 and 20, coverage@10, valid_rate.
+
+    Recall takes the place of the hit rate where users have several targets.
+    """
+    several = any(
+        result.metrics.get(f"recall@{k}") != result.metrics.get(f"hit_rate@{k}")
+        for result in results
+        for k in (5, 10, 20)
+    )
+    wanted = [f"{metric}@{k}" for k in (5, 10, 20) for metric in ("recall" if several else "hit_rate", "ndcg")]
     wanted += ["coverage@10", "valid_rate"]
     return [metric for metric in wanted if all(metric in result.metrics for result in results)]

@@ -1,16 +1,18 @@
 """How a recipe's model is validated, tested and reported: shared by all processes of a launch, told by one."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from llmrec.baselines.sasrec import SASRec
 from llmrec.dataset import RecDataset
 from llmrec.decoding.beam_search import DEFAULT_SCORES, ScoreKind
 from llmrec.evaluation import (
+    EvaluationResult,
     Evaluator,
     format_table,
     plot_comparison,
@@ -18,23 +20,18 @@ from llmrec.evaluation import (
     write_metrics_json,
 )
 from llmrec.evaluation.comparison import COMPARED_KS
-from llmrec.evaluation.recommender import Recommender
+from llmrec.evaluation.recommender import Ranks
 from llmrec.training.processes import gather_rows, share_rows
 
 
 @dataclass
 class EvaluationArguments:
-    """The protocol, and the search behind every list."""
+    """The protocol."""
 
     max_history: int = field(default=50, metadata={"help": "Latest items of a history that the model sees."})
     refit: bool = field(
         default=False,
         metadata={"help": "Train with the validation items too, for a number of passes chosen beforehand."},
-    )
-    num_beams: int = field(default=50, metadata={"help": "Search width."})
-    beam_scores: ScoreKind = field(
-        default=DEFAULT_SCORES,
-        metadata={"help": "vocabulary: as generate scores them. catalog: renormalised over valid continuations."},
     )
     exclude_seen: bool = field(default=True, metadata={"help": "Never recommend what the user had before."})
     valid_users: int | None = field(default=2000, metadata={"help": "Users ranked at each validation; all if unset."})
@@ -43,23 +40,34 @@ class EvaluationArguments:
     )
 
 
-def rank_users(recommender: Recommender, model: Any, evaluator: Evaluator, progress: bool = False) -> np.ndarray:
+@dataclass
+class SearchArguments(EvaluationArguments):
+    """The search behind every list of semantic IDs."""
+
+    num_beams: int = field(default=50, metadata={"help": "Search width."})
+    beam_scores: ScoreKind = field(
+        default=DEFAULT_SCORES,
+        metadata={"help": "vocabulary: as generate scores them. catalog: renormalised over valid continuations."},
+    )
+
+
+def rank_users(recommender: Ranks, model: Any, evaluator: Evaluator, progress: bool = False) -> np.ndarray:
     """The lists of all of the evaluator's users, on every process; each of them ranks its share."""
     lengths = [min(len(history), recommender.max_history) for history in evaluator.histories]
     rows = share_rows(lengths, recommender.batch_size)
     histories, seen = ([lists[row] for row in rows] for lists in (evaluator.histories, evaluator.seen))
-    ranked = recommender.recommend(model, histories, max(evaluator.ks), seen, progress)
+    ranked = recommender.recommend(model, histories, max(evaluator.ks), seen, evaluator.candidates, progress)
     return gather_rows(rows, ranked, len(lengths))
 
 
 def ranking_evaluation(
-    args: EvaluationArguments, dataset: RecDataset, recommender: Recommender, seed: int
+    args: SearchArguments, dataset: RecDataset, recommender: Ranks, seed: int
 ) -> Callable[[Any], dict[str, float]]:
     """Validation by ranking the full catalogue: a model in, ndcg@10 and hit rates out."""
     ks = [k for k in COMPARED_KS if k <= args.num_beams]
     evaluator = Evaluator(
         dataset,
-        recommender.renderer.catalog.item_ids,
+        recommender.item_ids,
         "valid",
         exclude_seen=args.exclude_seen,
         ks=ks,
@@ -74,6 +82,10 @@ def ranking_evaluation(
     return evaluate
 
 
+#: A group of items, its evaluator, and the lists of its users.
+GroupLists = Mapping[str, tuple[Evaluator, np.ndarray]]
+
+
 def report(
     method: str,
     folder: Path,
@@ -82,6 +94,8 @@ def report(
     ranked: np.ndarray,
     options: dict[str, Any],
     seconds: dict[str, float],
+    sasrec: SASRec | None = None,
+    groups: GroupLists | None = None,
 ) -> tuple[dict[str, Any], str]:
     """Print the table and a few of the test users' lists, and write metrics.json and the picture.
 
@@ -93,16 +107,30 @@ def report(
         ranked: lists of the test users.
         options: what else defines the numbers, for the protocol.
         seconds: of each stage.
+        sasrec: trained already, another floor.
+        groups: lists of warm and cold items, to be reported beside those of all.
 
     Returns:
         What is in metrics.json, and the table.
     """
-    results = [evaluator.evaluate(method, ranked), *evaluator.floors()]
+    results = _results(method, evaluator, ranked, sasrec)
     protocol = {**evaluator.protocol, **options}
     table = format_table(results, protocol)
+    of_groups = {name: _results(method, *lists, sasrec) for name, lists in (groups or {}).items()}
+    for name, group_results in of_groups.items():
+        group_protocol = {**groups[name][0].protocol, **options}  # type: ignore[index]
+        table += f"\n\n{format_table(group_results, group_protocol)}"
     print(f"\n{table}")
     print_recommendations(titles, evaluator.histories, ranked, evaluator.targets)
     plot_comparison(results, folder / "comparison.png")
     fingerprint = evaluator.protocol["split_fingerprint"]
-    write_metrics_json(folder / "metrics.json", protocol, fingerprint, results, seconds)
+    write_metrics_json(folder / "metrics.json", protocol, fingerprint, results, seconds, of_groups)
     return json.loads((folder / "metrics.json").read_text()), table
+
+
+def _results(method: str, evaluator: Evaluator, ranked: np.ndarray, sasrec: SASRec | None) -> list[EvaluationResult]:
+    results = [evaluator.evaluate(method, ranked), *evaluator.floors()]
+    if sasrec is not None:
+        lists = sasrec.recommend(evaluator.histories, max(evaluator.ks), evaluator.seen, evaluator.candidates)
+        results.append(evaluator.evaluate("sasrec", lists))
+    return results

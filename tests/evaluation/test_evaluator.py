@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from llmrec.baselines import ItemKNN, Popularity
 from llmrec.evaluation import Evaluator
 from llmrec.schema import DataError
 
@@ -81,3 +82,34 @@ def test_errors_name_the_item_and_the_shape(small_dataset, item_ids):
         Evaluator(small_dataset, item_ids, ks=(1,)).evaluate("model", np.zeros((3, 1), dtype=int))
     with pytest.raises(ValueError, match="'train'"):
         Evaluator(small_dataset, item_ids, split="train")
+
+
+def test_groups_hold_their_own_targets_and_items(small_dataset, item_ids):
+    """Train is 01, 01, 02, 105: items 3, 4 and 6 to 9 are cold. Targets are 3, 5, 0 and 7."""
+    cold = Evaluator(small_dataset, item_ids, "test", exclude_seen=False, items="cold")
+    assert cold.user_ids == ["u0", "u3"]
+    assert cold.targets.tolist() == [[3], [7]]
+    assert np.flatnonzero(cold.candidates).tolist() == [3, 4, 6, 7, 8, 9]
+    assert cold.protocol["items"] == "cold"
+    assert cold.protocol["num_items"] == 6
+    warm = Evaluator(small_dataset, item_ids, "test", exclude_seen=False, items="warm")
+    assert warm.user_ids == ["u1", "u2"]
+    everything = np.tile(np.arange(20) % 10, (2, 1))
+    assert cold.evaluate("all", everything).metrics["mrr@5"] == pytest.approx((1 / 1 + 1 / 4) / 2)
+    assert warm.evaluate("all", everything).metrics["mrr@5"] == pytest.approx((1 / 4 + 1 / 1) / 2)
+
+
+def test_floors_keep_to_the_group(small_dataset, item_ids):
+    warm = Evaluator(small_dataset, item_ids, "test", items="warm")
+    for floor in (Popularity(), ItemKNN()):
+        ranked = floor.fit([[0, 1, 5, 3]], 10).recommend(warm.histories, 10, warm.seen, warm.candidates)
+        assert warm.candidates[ranked[ranked >= 0]].all()
+        assert (ranked >= 0).any()
+
+
+def test_an_unknown_or_empty_group_is_refused(small_dataset, item_ids):
+    with pytest.raises(ValueError, match="'all', 'warm' and 'cold'"):
+        Evaluator(small_dataset, item_ids, items="new")
+    small_dataset.sequences = [["i0", "i0", "i0"], ["i0", "i0", "i0", "i0"]]
+    with pytest.raises(DataError, match=r"No user of the test split .* the cold items"):
+        Evaluator(small_dataset, item_ids, items="cold")
