@@ -24,7 +24,8 @@ class Catalog:
 
     Args:
         items: table with the columns of ``schema.ITEMS``; its row order defines the item index used in arrays.
-        semantic_ids: int32 array of shape (num_items, num_codebooks); every row is unique.
+        semantic_ids: int32 array of shape (num_items, num_codebooks); every row is unique. With no codebooks the
+            catalog has items alone, for methods that do without semantic IDs.
         codebook_sizes: number of codes of each level; ``semantic_ids[:, level] < codebook_sizes[level]``.
 
     Raises:
@@ -61,6 +62,8 @@ class Catalog:
                 f"Item {self.item_ids[row]!r} has code {self.semantic_ids[row, level]} at level {level}; "
                 f"allowed are 0 to {self.codebook_sizes[level] - 1}."
             )
+        if self.num_codebooks == 0:
+            return
         _, first, counts = np.unique(self.semantic_ids, axis=0, return_index=True, return_counts=True)
         if counts.max() > 1:
             row = first[counts.argmax()]
@@ -114,8 +117,9 @@ class Catalog:
         """Write ``catalog.parquet`` (items and a ``semantic_id`` column) and ``catalog.json`` into ``folder``."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        ids = pa.FixedSizeListArray.from_arrays(pa.array(self.semantic_ids.reshape(-1)), self.num_codebooks)
-        table = self.items.append_column("semantic_id", ids.cast(pa.list_(pa.int32())))
+        offsets = pa.array(np.arange(len(self) + 1, dtype=np.int32) * self.num_codebooks)
+        ids = pa.ListArray.from_arrays(offsets, pa.array(self.semantic_ids.reshape(-1)))
+        table = self.items.append_column("semantic_id", ids)
         with atomic_path(folder / CATALOG_FILE) as temporary:
             pq.write_table(table, temporary)
         info = {
@@ -143,7 +147,7 @@ class Catalog:
         table = pq.read_table(folder / CATALOG_FILE)
         info = json.loads((folder / CATALOG_INFO_FILE).read_text())
         ids = table["semantic_id"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        catalog = cls(table, ids.reshape(-1, info["num_codebooks"]), tuple(info["codebook_sizes"]))
+        catalog = cls(table, ids.reshape(table.num_rows, info["num_codebooks"]), tuple(info["codebook_sizes"]))
         catalog.check_fingerprint(info["fingerprint"], f"{folder / CATALOG_INFO_FILE}")
         return catalog
 

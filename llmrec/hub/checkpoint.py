@@ -32,9 +32,14 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from llmrec.models.setrec import ItemFeatures
+
 INFO_FILE = "llmrec.json"
 PROMPTS_FILE = "prompts.json"
 ITEM_TOKENIZER_FOLDER = "item_tokenizer"
+
+#: The method whose models are not transformers' own.
+SETREC = "setrec"
 
 #: How the folders are called that checkpoints are written into before their files take their places.
 _WRITING = ".writing-"
@@ -66,7 +71,14 @@ class Checkpoint:
     @cached_property
     def model(self) -> "PreTrainedModel":
         """The model, loaded when it is first asked for: on the CPU, in evaluation mode, in the precision it has."""
-        return auto_model_class(self.folder).from_pretrained(self.folder, dtype="auto", use_safetensors=True).eval()
+        options = {"dtype": "auto", "use_safetensors": True}
+        if self.method != SETREC:
+            return auto_model_class(self.folder).from_pretrained(self.folder, **options).eval()
+        from llmrec.models.setrec import ItemFeatures, SetRecModel  # noqa: PLC0415 -- as in load_checkpoint
+
+        model = SetRecModel.from_pretrained(self.folder, **options).eval()
+        model.set_items(ItemFeatures.load(self.folder))
+        return model
 
     def check_prompts(self, prompts: Mapping[str, Any]) -> None:
         """Refuse prompts that are worded otherwise than those the model was trained with.
@@ -87,12 +99,13 @@ def save_checkpoint(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
     catalog: Catalog,
-    item_tokenizer_folder: str | Path,
+    item_tokenizer_folder: str | Path | None,
     config: Mapping[str, Any],
     prompts: Mapping[str, Any],
     *,
     method: str,
     state_dict: "Mapping[str, Tensor] | None" = None,
+    item_features: "ItemFeatures | None" = None,
 ) -> None:
     """Write a checkpoint into ``folder``; files of other names that are there stay.
 
@@ -103,20 +116,21 @@ def save_checkpoint(
         model: the whole model on this process, adapters merged.
         tokenizer: with the item tokens.
         catalog: whose items the tokens stand for.
-        item_tokenizer_folder: what ``ItemTokenizer.save`` wrote.
+        item_tokenizer_folder: what ``ItemTokenizer.save`` wrote; None for a method without semantic IDs.
         config: the resolved config of the run; JSON values only.
         prompts: the prompts in use; JSON values only.
         method: name of the method, as in metrics.json.
         state_dict: all weights, where ``model`` holds shards of them only.
+        item_features: what SETRec makes its tokens of.
 
     Raises:
         ValueError: if the model still has adapters beside it.
         FileNotFoundError: if there is no item tokenizer in ``item_tokenizer_folder``.
     """
-    folder, item_tokenizer_folder = Path(folder), Path(item_tokenizer_folder)
+    folder = Path(folder)
     if hasattr(model, "merge_and_unload"):
         raise ValueError("The model has adapters: pass model.merge_and_unload(), which loads without peft.")
-    if not item_tokenizer_folder.is_dir():
+    if item_tokenizer_folder is not None and not Path(item_tokenizer_folder).is_dir():
         raise FileNotFoundError(f"{item_tokenizer_folder} is not a folder: pass the one that ItemTokenizer.save wrote.")
     info = {
         "method": method,
@@ -139,7 +153,10 @@ def save_checkpoint(
             weights.chmod((temporary / "config.json").stat().st_mode)
         tokenizer.save_pretrained(temporary)
         catalog.save(temporary)
-        shutil.copytree(item_tokenizer_folder, temporary / ITEM_TOKENIZER_FOLDER)
+        if item_tokenizer_folder is not None:
+            shutil.copytree(item_tokenizer_folder, temporary / ITEM_TOKENIZER_FOLDER)
+        if item_features is not None:
+            item_features.save(temporary)
         write_json(temporary / PROMPTS_FILE, dict(prompts))
         (folder / INFO_FILE).unlink(missing_ok=True)
         _remove_earlier_weights(folder)
@@ -190,6 +207,8 @@ def load_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Ch
             "Name the output folder of a recipe that has finished."
         )
     info = json.loads((folder / INFO_FILE).read_text())
+    if info["method"] == SETREC:
+        import llmrec.models.setrec  # noqa: F401, PLC0415 -- makes its config known; torch, as above
     catalog = Catalog.load(folder)
     catalog.check_fingerprint(info["catalog_fingerprint"], str(folder / INFO_FILE))
     check_catalog(AutoConfig.from_pretrained(folder), catalog)

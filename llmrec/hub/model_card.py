@@ -9,14 +9,16 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from llmrec.atomic import atomic_path
 from llmrec.catalog import Catalog
-from llmrec.hub.checkpoint import INFO_FILE, ITEM_TOKENIZER_FOLDER, PROMPTS_FILE, auto_model_class
+from llmrec.hub.checkpoint import INFO_FILE, ITEM_TOKENIZER_FOLDER, PROMPTS_FILE, SETREC, auto_model_class
 from llmrec.schema import DataError
+
+_PIPELINES = {"AutoModelForCausalLM": "text-generation", "AutoModelForSeq2SeqLM": "text2text-generation"}
 
 
 def save_model_card(
     folder: str | Path,
     metrics: Mapping[str, Any],
-    example_prompt: str,
+    example_prompt: str = "",
     *,
     base_model: str | None = None,
     datasets: Sequence[str] = (),
@@ -28,7 +30,8 @@ def save_model_card(
     Args:
         folder: what ``save_checkpoint`` wrote.
         metrics: the content of metrics.json.
-        example_prompt: a prompt as the model saw it in training, item tokens included, for the usage snippet.
+        example_prompt: a prompt as the model saw it in training, item tokens included, for the usage snippet; a method
+            without semantic IDs needs none.
         base_model: the model that was fine-tuned, a Hub name or a local folder (of which the card tells only the name,
             since nobody else has its path); None where it was trained from a config.
         datasets: Hub names of datasets.
@@ -44,11 +47,11 @@ def save_model_card(
     if method not in results:
         raise DataError(f"The metrics hold results of {', '.join(results)}; the card needs those of {method!r}.")
     title = repo_id or f"{method} on {metrics['protocol']['dataset']}"
-    model_class = auto_model_class(folder).__name__
+    model_class = None if method == SETREC else auto_model_class(folder).__name__
     data = ModelCardData(
         library_name="transformers",
-        pipeline_tag="text-generation" if model_class == "AutoModelForCausalLM" else "text2text-generation",
-        tags=["llmrec", "recommendation", "generative-recommendation", "semantic-ids", method],
+        pipeline_tag=None if model_class is None else _PIPELINES[model_class],
+        tags=["llmrec", "recommendation", "generative-recommendation", _identifiers(method), method],
         license=license,
         base_model=None if base_model is None or Path(base_model).exists() else base_model,
         datasets=list(datasets) or None,
@@ -57,15 +60,22 @@ def save_model_card(
     )
     sections = [
         f"---\n{data.to_yaml()}\n---\n\n# {title}",
-        f"A generative recommender ({method}): it reads a user's history and writes the semantic ID of the next item. "
+        f"A generative recommender ({method}): it reads a user's history and writes "
+        f"{'the tokens of the next item, a set,' if method == SETREC else 'the semantic ID of the next item'}. "
         f"{_origin(base_model)}, tuning {metrics['protocol'].get('tuning', 'not stated')}. Licence: {license}.",
         f"## Results\n\n{_results_table(results)}\n\n{_floor_sentence(results, method)}",
         f"## Protocol\n\n{_protocol_list(metrics)}",
-        _usage(_usage_snippet(model_class, Catalog.load(folder).num_codebooks, example_prompt, repo_id)),
-        _files(info["catalog_fingerprint"]),
+        _setrec_usage(Catalog.load(folder), repo_id)
+        if model_class is None
+        else _usage(_usage_snippet(model_class, Catalog.load(folder).num_codebooks, example_prompt, repo_id)),
+        _files(info["catalog_fingerprint"], method),
     ]
     with atomic_path(folder / "README.md") as temporary:
         temporary.write_text("\n\n".join(sections) + "\n")
+
+
+def _identifiers(method: str) -> str:
+    return "order-agnostic-identifiers" if method == SETREC else "semantic-ids"
 
 
 def _usage(snippet: str) -> str:
@@ -76,11 +86,32 @@ def _usage(snippet: str) -> str:
     )
 
 
-def _files(catalog_fingerprint: str) -> str:
+def _setrec_usage(catalog: Catalog, repo_id: str | None) -> str:
+    snippet = f"""from llmrec.hub import load_checkpoint
+from llmrec.models.setrec.recommender import SetRecRecommender
+
+checkpoint = load_checkpoint({f'"{repo_id}"' if repo_id else '"."  # this folder'})
+catalog, max_history = checkpoint.catalog, checkpoint.prompts["max_history"]
+history = catalog.rows_of({catalog.item_ids[:2]!r})  # item ids, oldest first
+recommender = SetRecRecommender(catalog.item_ids, max_history)
+ranked = recommender.recommend(checkpoint.model, [history], k=10, exclude=[history])
+for row in ranked[0]:
+    print(catalog.item_ids[row], catalog.titles[row])
+"""
+    return f"## Usage\n\n```python\n{snippet}```\n\nOne forward pass for a user; every answer is a catalogue item."
+
+
+def _files(catalog_fingerprint: str, method: str) -> str:
+    if method == SETREC:
+        from llmrec.models.setrec.item_features import FEATURES_FILE  # noqa: PLC0415 -- torch, as in checkpoint.py
+
+        items = "the items"
+        made_of = f"`{FEATURES_FILE}` the frozen embeddings that their tokens are made of"
+    else:
+        items, made_of = "the items and their semantic IDs", f"`{ITEM_TOKENIZER_FOLDER}/` what made the IDs"
     return (
-        f"## Files\n\n`catalog.parquet` holds the items and their semantic IDs (fingerprint {catalog_fingerprint}), "
-        f"`{ITEM_TOKENIZER_FOLDER}/` what made the IDs, `{PROMPTS_FILE}` the prompts, `{INFO_FILE}` the resolved "
-        "config and versions."
+        f"## Files\n\n`catalog.parquet` holds {items} (fingerprint {catalog_fingerprint}), "
+        f"{made_of}, `{PROMPTS_FILE}` the prompts, `{INFO_FILE}` the resolved config and versions."
     )
 
 

@@ -1,6 +1,5 @@
 """RQ-VAE: an autoencoder whose latent is the sum of one code vector per level (LC-Rec, arXiv 2311.09049)."""
 
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -8,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from llmrec.item_tokenizer.config import ItemTokenizerConfig
+from llmrec.item_tokenizer.linear_stack import linear_stack
 from llmrec.item_tokenizer.quantizer import Quantizer, squared_distances
 from llmrec.item_tokenizer.sinkhorn import sinkhorn_codes
 
@@ -39,8 +39,8 @@ class RQVAE(Quantizer):
         if widths is None:
             widths = tuple(width for width in PAPER_HIDDEN_SIZES if width <= dim)
         sizes = [dim, *widths, config.latent_dim]
-        self.encoder = _linear_stack(sizes)
-        self.decoder = _linear_stack(sizes[::-1])
+        self.encoder = linear_stack(sizes)
+        self.decoder = linear_stack(sizes[::-1])
         self.codebooks = nn.Parameter(torch.zeros(config.num_codebooks, config.codebook_size, config.latent_dim))
 
     def to_latents(self, embeddings: Tensor) -> Tensor:
@@ -81,13 +81,3 @@ class RQVAE(Quantizer):
         if level < self.config.num_codebooks - 1:
             return distances.argmin(dim=-1)
         return sinkhorn_codes(distances, self.config.sinkhorn_epsilon, self.config.sinkhorn_iterations)
-
-
-def _linear_stack(sizes: list[int]) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for before, after in pairwise(sizes):
-        linear = nn.Linear(before, after)
-        nn.init.xavier_normal_(linear.weight)
-        nn.init.zeros_(linear.bias)
-        layers += [linear, nn.ReLU()]
-    return nn.Sequential(*layers[:-1])

@@ -10,6 +10,7 @@ from typing import Literal
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import (
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
@@ -69,37 +70,41 @@ def train_text_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTok
 def build_small_model(config: SmallModelConfig, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
     """A randomly initialised model over ``tokenizer``'s vocabulary, the same for the same seed."""
     set_seed(seed)
+    model_config = small_model_config(config, tokenizer)
     if config.architecture == "qwen3":
-        return Qwen3ForCausalLM(
-            Qwen3Config(
-                vocab_size=len(tokenizer),
-                hidden_size=config.hidden_size,
-                intermediate_size=config.intermediate_size,
-                num_hidden_layers=config.num_layers,
-                num_attention_heads=config.num_heads,
-                num_key_value_heads=config.num_heads,
-                head_dim=config.head_dim,
-                attention_dropout=config.dropout,
-                tie_word_embeddings=True,
-                max_position_embeddings=4096,
-                eos_token_id=tokenizer.eos_token_id,
-                bos_token_id=None,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        )
-    return T5ForConditionalGeneration(
-        T5Config(
+        return Qwen3ForCausalLM(model_config)
+    return T5ForConditionalGeneration(model_config)
+
+
+def small_model_config(config: SmallModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
+    """transformers' configuration of such a model."""
+    if config.architecture == "qwen3":
+        return Qwen3Config(
             vocab_size=len(tokenizer),
-            d_model=config.hidden_size,
-            d_kv=config.head_dim,
-            d_ff=config.intermediate_size,
-            num_layers=config.num_layers,
-            num_heads=config.num_heads,
-            dropout_rate=config.dropout,
-            feed_forward_proj="relu",
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+            num_hidden_layers=config.num_layers,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_heads,
+            head_dim=config.head_dim,
+            attention_dropout=config.dropout,
             tie_word_embeddings=True,
+            max_position_embeddings=4096,
             eos_token_id=tokenizer.eos_token_id,
+            bos_token_id=None,
             pad_token_id=tokenizer.pad_token_id,
-            decoder_start_token_id=tokenizer.pad_token_id,
         )
+    return T5Config(
+        vocab_size=len(tokenizer),
+        d_model=config.hidden_size,
+        d_kv=config.head_dim,
+        d_ff=config.intermediate_size,
+        num_layers=config.num_layers,
+        num_heads=config.num_heads,
+        dropout_rate=config.dropout,
+        feed_forward_proj="relu",
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        decoder_start_token_id=tokenizer.pad_token_id,
     )
