@@ -44,18 +44,20 @@ class Launch:
         num_processes: on the CPU of this machine.
         options: of the recipe, without batch size and output folder.
         launcher_options: of ``accelerate launch``.
+        recipe: name of the script.
     """
 
     name: str
     num_processes: int
     options: tuple[str, ...]
     launcher_options: tuple[str, ...] = ("--main_process_port", "0")
+    recipe: str = "lcrec"
 
     def start(self, output: Path, log: Path) -> subprocess.Popen[bytes]:
         """Start it in the background; what it prints goes to ``log``."""
         command = [sys.executable, "-m", "accelerate.commands.launch"]
         command += ["--config_file", f"accelerate_configs/{self.name}.yaml", "--mixed_precision", "no"]
-        command += ["--num_processes", str(self.num_processes), *self.launcher_options, "recipes/lcrec.py"]
+        command += ["--num_processes", str(self.num_processes), *self.launcher_options, f"recipes/{self.recipe}.py"]
         batch = str(GLOBAL_BATCH // self.num_processes)
         command += [*self.options, "--per_device_train_batch_size", batch, "--output_dir", str(output)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1"}

@@ -24,6 +24,12 @@ RL_TINY = (
 )
 CPU = "accelerate launch --config_file accelerate_configs/cpu.yaml recipes/lcrec.py"
 
+SETREC = "accelerate launch --config_file accelerate_configs/cpu.yaml recipes/setrec.py"
+SETREC_TINY = (
+    "--max_steps 2 --save_strategy steps --save_steps 2 --num_layers 1 --hidden_size 32 --sasrec_epochs 1 "
+    "--max_history 10 --disable_tqdm True"
+)
+
 #: Command -> the options appended to it here. They are all that differs from what the page says.
 RUN: dict[str, str] = {
     "python data_prep/movielens.py --output_dir data/ml-100k": "",
@@ -35,6 +41,8 @@ RUN: dict[str, str] = {
         "--beams 8 --histories 3 --catalog_sizes 500 5000 --repeats 1 --output decoding.json"
     ),
     "python recipes/lcrec.py --help": "",
+    SETREC: SETREC_TINY,
+    f"{SETREC} --config recipes/configs/setrec/t5_ml-100k.yaml": SETREC_TINY,
     CPU: TINY,
     f"{CPU} --config recipes/configs/lcrec/demo.yaml": TINY,
     "llmrec recommend outputs/demo --histories data/ml-100k/test.parquet --output recommendations.parquet": "",
@@ -118,10 +126,13 @@ NOT_RUN: dict[str, str] = {
     "--metadata ../shared/data/amazon2018_giftcards_raw/meta_Gift_Cards.json.gz": _DATA_PAGE,
     "python data_prep/sequences.py --folder ../shared/data/amazon2014_beauty --output_dir data/beauty "
     "--title_columns title idgenrec_text": _DATA_PAGE,
+    "python data_prep/steam.py --reviews steam_reviews.json.gz --games steam_games.json.gz --drop_untitled "
+    "--split global_temporal --test_fraction 0.17 --k_core 1 --output_dir data/steam": "needs Steam's files",
     "python data_prep/amazon_reviews.py --release 2023 --category All_Beauty --drop_untitled "
     "--output_dir data/beauty-2023": "needs the Hub; tests/dataset reads files of that release",
     f"{_SINGLE} {_LORA}": _GPU,
     f"{_SINGLE} {_LORA} --dataset_dir data/beauty-2023": _GPU,
+    f"{_SINGLE.replace('lcrec', 'setrec')} --config recipes/configs/setrec/qwen_lora.yaml": _GPU,
     f"{_MULTI} recipes/lcrec.py {_FULL}": _GPU,
     f"{_MULTI} --num_processes 8 recipes/lcrec.py {_FULL}": _GPU,
     f"{_MULTI} --num_processes 8 recipes/lcrec.py {_FULL} --dataset_dir data/beauty-2023": _GPU,

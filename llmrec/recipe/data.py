@@ -1,4 +1,4 @@
-"""From a dataset folder to a catalog with semantic IDs: the options, and the stages that make what is missing."""
+"""From a dataset folder to what a method reads of its items: the options, and the stages that make what is missing."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,27 +7,34 @@ from typing import Literal
 from llmrec.catalog import Catalog
 from llmrec.dataset import PreparationConfig, RecDataset, prepare_dataset, read_movielens
 from llmrec.item_tokenizer import EmbeddingConfig, ItemTokenizerConfig, build_catalog
+from llmrec.item_tokenizer.embeddings import Encoder
 from llmrec.item_tokenizer.stage import TOKENIZER_FOLDER
 
 
 @dataclass
-class DataArguments:
-    """Which dataset, and what its semantic IDs are made of."""
+class DatasetArguments:
+    """Which dataset, and what reads its items' texts."""
 
     dataset_dir: str = field(
         default="data/ml-100k",
         metadata={"help": "Folder made by a data_prep/ script; the default is prepared if missing."},
     )
-    item_embedding: Literal["text", "collaborative", "concat", "average"] = field(
-        default="concat",
-        metadata={"help": "What IDs are made of: item text, training co-occurrence, or both."},
-    )
     text_encoder: str = field(
         default="bundled", metadata={"help": "sentence-transformers folder or Hub name; 'bundled' needs no hub."}
     )
-    text_encoder_type: Literal["sentence_transformer", "causal_lm"] = field(
+    text_encoder_type: Encoder = field(
         default="sentence_transformer",
-        metadata={"help": "causal_lm: mean-pooled title and description, as in the paper."},
+        metadata={"help": "causal_lm: mean-pooled title and description, as in the papers."},
+    )
+
+
+@dataclass
+class DataArguments(DatasetArguments):
+    """What semantic IDs are made of."""
+
+    item_embedding: Literal["text", "collaborative", "concat", "average"] = field(
+        default="concat",
+        metadata={"help": "What IDs are made of: item text, training co-occurrence, or both."},
     )
     collaborative_weight: float = field(default=0.5, metadata={"help": "Share of co-occurrence in concat and average."})
     quantizer: Literal["residual_kmeans", "rqvae"] = field(default="residual_kmeans", metadata={"help": "IDs from."})
@@ -36,12 +43,12 @@ class DataArguments:
     conflict_rounds: int = field(default=20, metadata={"help": "LC-Rec's rounds against collisions; 0 skips them."})
 
 
-def open_dataset(args: DataArguments) -> RecDataset:
-    """The prepared dataset; MovieLens-100K is prepared where the default folder is missing."""
+def open_dataset(args: DatasetArguments, config: PreparationConfig | None = None) -> RecDataset:
+    """The prepared dataset; MovieLens-100K is prepared, as ``config`` says, where the recipe's default is missing."""
     folder = Path(args.dataset_dir)
-    if not folder.exists() and args.dataset_dir == DataArguments.dataset_dir:
+    if not folder.exists() and args.dataset_dir == type(args).dataset_dir:
         reader = {"cache_dir": "data/raw", "path": None}  # as data_prep/movielens.py records its defaults
-        return prepare_dataset(read_movielens(), folder, PreparationConfig(), reader)
+        return prepare_dataset(read_movielens(), folder, config or PreparationConfig(), reader)
     return RecDataset.load(folder)
 
 

@@ -56,7 +56,7 @@ class RecommendationSFTConfig(SharedDefaults, SFTConfig):
     seed: int = field(default=42, metadata={"help": "Of everything drawn: weights, windows, templates, order."})
 
     def __post_init__(self) -> None:
-        _fit_machine(self)
+        fit_machine(self)
         # rows are read through a transform: the trainer must neither prepare them nor drop their columns
         self.dataset_kwargs: dict[str, Any] | None = {**(self.dataset_kwargs or {}), "skip_prepare_dataset": True}
         self.remove_unused_columns = False
@@ -107,11 +107,12 @@ class RecommendationGRPOConfig(SharedDefaults, GRPOConfig):
     seed: int = field(default=42, metadata={"help": "Of everything drawn: targets, order, samples."})
 
     def __post_init__(self) -> None:
-        _fit_machine(self)
+        fit_machine(self)
         super().__post_init__()
 
 
-def _fit_machine(config: TrainingArguments) -> None:
+def fit_machine(config: TrainingArguments) -> None:
+    """Turn ``use_cpu`` on, and connect processes, where there is no accelerator."""
     if not torch.cuda.is_available() and not torch.backends.mps.is_available():
         config.use_cpu = True
         config.bf16 = bool(config.bf16)

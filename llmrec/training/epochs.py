@@ -152,6 +152,18 @@ class EpochExamples:
         return prompt + completion, [IGNORED_LABEL] * len(prompt) + completion
 
 
+class DrawnByEpoch(Protocol):
+    """What is another in every epoch."""
+
+    epoch: int
+
+
+class GroupedExamples(DrawnByEpoch, Protocol):
+    """Examples whose lengths are known for the current epoch."""
+
+    def lengths(self) -> np.ndarray: ...
+
+
 class GroupedSampler(LengthGroupedSampler):
     """Batches of examples of about the same length, in an order that depends on the seed and the epoch only.
 
@@ -161,7 +173,7 @@ class GroupedSampler(LengthGroupedSampler):
         seed: of the order.
     """
 
-    def __init__(self, batch_size: int, examples: EpochExamples, seed: int) -> None:
+    def __init__(self, batch_size: int, examples: GroupedExamples, seed: int) -> None:
         super().__init__(batch_size, lengths=examples.lengths().tolist())
         self.examples = examples
         self.seed = seed
@@ -170,12 +182,6 @@ class GroupedSampler(LengthGroupedSampler):
         self.lengths = self.examples.lengths().tolist()
         self.generator = torch.Generator().manual_seed(self.seed + self.examples.epoch)
         return super().__iter__()
-
-
-class DrawnByEpoch(Protocol):
-    """What is another in every epoch."""
-
-    epoch: int
 
 
 class EpochCallback(TrainerCallback):

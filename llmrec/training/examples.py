@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +13,8 @@ from llmrec.prompts.renderer import SegmentRenderer
 from llmrec.prompts.segments import Segment
 
 IGNORED_LABEL = -100
+
+Item = TypeVar("Item")
 
 
 class TokenizedExample(NamedTuple):
@@ -39,51 +41,72 @@ class ExampleSource(ABC):
     def example(self, row: int, epoch: int) -> TokenizedExample: ...
 
 
+class ItemWindows(Generic[Item]):
+    """Parts of histories, others in every epoch.
+
+    A history longer than ``size`` items gives ceil(length / size) windows an epoch, spread evenly and then shifted
+    at random by up to half a window, so that over the epochs every item is predicted from contexts of many lengths.
+
+    Args:
+        sequences: each user's items, oldest first; those of one item have no window.
+        size: items in a window, at least 2.
+        seed: of the shifts.
+    """
+
+    def __init__(self, sequences: Sequence[Sequence[Item]], size: int, seed: int) -> None:
+        if size < 2:
+            raise ValueError(f"window is {size}; it needs 2 items or more, since an item is predicted from another.")
+        self.sequences = [sequence for sequence in sequences if len(sequence) > 1]
+        self.size = size
+        self.seed = seed
+        self._counts = [-(-len(sequence) // size) for sequence in self.sequences]
+        self.rows = [(user, number) for user, count in enumerate(self._counts) for number in range(count)]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def window(self, row: int, epoch: int) -> tuple[int, Sequence[Item]]:
+        """(start, items) of a window: where it begins in its user's history, and what it holds."""
+        user, number = self.rows[row]
+        sequence = self.sequences[user]
+        start = self._start(len(sequence), number, self._counts[user], (self.seed, epoch, row))
+        return start, sequence[start : start + self.size]
+
+    def _start(self, length: int, number: int, count: int, seed: tuple[int, ...]) -> int:
+        last = length - self.size
+        if last <= 0:
+            return 0
+        shift = np.random.default_rng(seed).integers(-(self.size // 2), self.size // 2 + 1)
+        return int(np.clip(round(number * last / max(1, count - 1)) + shift, 0, last))
+
+
 class HistoryWindows(ExampleSource):
     """One pass per user with the loss on every item (``history_loss all``).
-
-    A history longer than ``window`` items gives ceil(length / window) windows an epoch, spread evenly and then shifted
-    at random by up to half a window, so that over the epochs every item is predicted from contexts of many lengths.
 
     Args:
         sequences: each user's items, oldest first.
         renderer: turns items into tokens.
         window: items in a window, at least 2.
-        seed: of the shifts.
+        seed: of where windows lie.
     """
 
     def __init__(self, sequences: Sequence[Sequence[str]], renderer: SegmentRenderer, window: int, seed: int) -> None:
-        if window < 2:
-            raise ValueError(f"window is {window}; it needs 2 items or more, since an item is predicted from another.")
-        self.sequences = [sequence for sequence in sequences if len(sequence) > 1]
+        self.windows = ItemWindows(sequences, window, seed)
         self.renderer = renderer
-        self.window = window
-        self.seed = seed
-        counts = [-(-len(sequence) // window) for sequence in self.sequences]
-        self.rows = [(user, number) for user, count in enumerate(counts) for number in range(count)]
-        self._counts = counts
         self._opening = renderer(history_prompt([]))
 
     @property
     def content(self) -> list[Any]:
-        return [type(self).__name__, self.renderer.content, self.sequences, self._opening, self.window, self.seed]
+        windows = self.windows
+        name = type(self).__name__
+        return [name, self.renderer.content, windows.sequences, self._opening, windows.size, windows.seed]
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.windows)
 
     def example(self, row: int, epoch: int) -> TokenizedExample:
-        user, number = self.rows[row]
-        sequence = self.sequences[user]
-        start = self._start(len(sequence), number, self._counts[user], (self.seed, epoch, row))
-        items = sequence[start : start + self.window]
+        _, items = self.windows.window(row, epoch)
         return TokenizedExample(self._opening, [token for item in items for token in self.renderer.item_tokens(item)])
-
-    def _start(self, length: int, number: int, count: int, seed: tuple[int, ...]) -> int:
-        last = length - self.window
-        if last <= 0:
-            return 0
-        shift = np.random.default_rng(seed).integers(-(self.window // 2), self.window // 2 + 1)
-        return int(np.clip(round(number * last / max(1, count - 1)) + shift, 0, last))
 
 
 class InstructionExamples(ExampleSource):

@@ -27,7 +27,7 @@ from llmrec.training.arguments import RecommendationGRPOConfig
 from llmrec.training.epochs import EpochCallback
 from llmrec.training.loss_tiles import small_tiles
 from llmrec.training.processes import shard_on_cpu
-from llmrec.training.ranking_trainer import RankingEvaluation, _RankingEvaluation
+from llmrec.training.ranking_trainer import RankingEvaluation, RankingValidation
 from llmrec.training.rewards import hit_reward, ndcg_reward, without_hit
 from llmrec.training.rollouts import ConstrainedRollouts, RolloutPrompts
 from llmrec.training.shared_prompts import share_prompts, takes_shared_prompts
@@ -43,7 +43,7 @@ class _NoEvaluationLoop:
         return EvalLoopOutput(predictions=None, label_ids=None, metrics={}, num_samples=0)
 
 
-class RankingGRPOTrainer(_RankingEvaluation, _NoEvaluationLoop, GRPOTrainer):
+class RankingGRPOTrainer(RankingValidation, _NoEvaluationLoop, GRPOTrainer):
     """GRPOTrainer whose validation is by ranking alone, and which runs the prompt of a group once where it can."""
 
     def _get_per_token_logps_and_entropies(

@@ -23,7 +23,7 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTConfig, SFTTrainer
 
-from llmrec.training.epochs import EpochCallback, EpochExamples, GroupedSampler
+from llmrec.training.epochs import EpochCallback, EpochExamples, GroupedExamples, GroupedSampler
 from llmrec.training.examples import IGNORED_LABEL
 from llmrec.training.faults import FaultTolerance
 from llmrec.training.loss_tiles import small_tiles
@@ -37,12 +37,12 @@ from llmrec.training.varlen_attention import VARLEN, flattens_batches
 RankingEvaluation = Callable[[PreTrainedModel], dict[str, float]]
 
 
-class _RankingEvaluation(FaultTolerance):
+class RankingValidation(FaultTolerance):
     """Adds ranking metrics to those of the evaluation loop, so that logs, early stopping and the choice of the best
     checkpoint all see them, and groups batches by the lengths of the epoch."""
 
     ranking_evaluation: RankingEvaluation | None = None
-    train_examples: EpochExamples
+    train_examples: GroupedExamples
 
     def _get_train_sampler(self, *args: Any) -> Sampler | None:
         if self.args.train_sampling_strategy == "group_by_length":  # type: ignore[attr-defined]
@@ -58,7 +58,7 @@ class _RankingEvaluation(FaultTolerance):
         return output
 
 
-class RankingSFTTrainer(_RankingEvaluation, SFTTrainer):
+class RankingSFTTrainer(RankingValidation, SFTTrainer):
     """For decoder-only models."""
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -70,7 +70,7 @@ class RankingSFTTrainer(_RankingEvaluation, SFTTrainer):
             return super().prediction_step(*args, **kwargs)
 
 
-class RankingSeq2SeqTrainer(_RankingEvaluation, Seq2SeqTrainer):
+class RankingSeq2SeqTrainer(RankingValidation, Seq2SeqTrainer):
     """For encoder-decoders, which TRL's SFTTrainer does not train; the loss is over targets only, as TRL's is."""
 
     loss_is_scaled_for_ga = True

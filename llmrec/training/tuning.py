@@ -65,7 +65,7 @@ def prepare_adapter(model: PreTrainedModel | PeftModel) -> None:
         unset_hf_deepspeed_config()
 
 
-def tuning_name(model_args: ModelConfig, vocabulary_only: bool) -> str:
+def tuning_name(model_args: ModelConfig, vocabulary_only: bool = False) -> str:
     """The mode as reports print it: "full", "LoRA", "4-bit LoRA" or "vocabulary rows"."""
     if vocabulary_only:
         return "vocabulary rows"

@@ -1,0 +1,89 @@
+"""From a dataset folder to the frozen embeddings that SETRec makes its tokens of; made once, kept, and read again."""
+
+import hashlib
+import json
+import logging
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from llmrec.atomic import write_json
+from llmrec.baselines.sasrec import SASRec, SASRecConfig
+from llmrec.dataset import RecDataset
+from llmrec.item_tokenizer.embeddings import embed_items
+from llmrec.models.setrec import ItemFeatures
+from llmrec.models.setrec.item_features import cf_from_neighbours
+from llmrec.recipe.data import DatasetArguments
+
+logger = logging.getLogger(__name__)
+
+#: Written last: says that a folder is complete, and from what it was made.
+_RECORD_FILE = "item_features.json"
+
+
+@dataclass
+class FeatureArguments(DatasetArguments):
+    """What an item's tokens are made of."""
+
+    cf_dim: int = field(default=64, metadata={"help": "Width of SASRec's item embeddings."})
+    sasrec_epochs: int = field(default=30, metadata={"help": "Passes of SASRec over the training histories."})
+    cold_items: Literal["neighbours", "drawn"] = field(
+        default="neighbours",
+        metadata={
+            "help": "CF embedding of items without training interactions. neighbours: mean of the warm items nearest "
+            "by text. drawn: as SASRec drew it, untrained (released code)."
+        },
+    )
+
+
+def open_item_features(
+    args: FeatureArguments, dataset: RecDataset, seed: int, refit: bool, max_history: int
+) -> tuple[ItemFeatures, SASRec]:
+    """Text embeddings of all items and CF embeddings of a SASRec trained on training interactions only.
+
+    Args:
+        args: what is asked for.
+        dataset: whose items they are.
+        seed: of SASRec.
+        refit: train it on the validation items too.
+        max_history: items that SASRec reads.
+
+    Returns:
+        The features, and the recommender behind them: a floor.
+    """
+    item_ids = dataset.items["item_id"].to_pylist()
+    index = {item_id: row for row, item_id in enumerate(item_ids)}
+    sequences = [[index[item] for item in sequence] for sequence in dataset.train_sequences(refit=refit)]
+    config = SASRecConfig(dim=args.cf_dim, num_epochs=args.sasrec_epochs, max_history=max_history, seed=seed)
+    folder = dataset.folder / "sasrec"
+    record = {"split": dataset.fingerprint, "refit": refit, "sasrec": asdict(config)}
+    record["sequences"] = hashlib.sha256(json.dumps(sequences).encode()).hexdigest()[:16]
+    sasrec = _kept_sasrec(folder, record, config, len(item_ids))
+    if sasrec is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        sasrec = SASRec(config, device).fit(sequences, len(item_ids))
+        (folder / _RECORD_FILE).unlink(missing_ok=True)
+        sasrec.save(folder)
+        write_json(folder / _RECORD_FILE, record)
+    text = embed_items(
+        dataset.items,
+        model=args.text_encoder,
+        cache_dir=dataset.folder / "embeddings",
+        encoder=args.text_encoder_type,
+    )
+    warm = torch.zeros(len(item_ids), dtype=torch.bool)
+    warm[[item for sequence in sequences for item in sequence]] = True
+    features = ItemFeatures(torch.from_numpy(sasrec.item_embeddings), torch.from_numpy(text), warm)
+    if args.cold_items == "neighbours":
+        features = replace(features, cf=cf_from_neighbours(features))
+    return features, sasrec
+
+
+def _kept_sasrec(folder: Path, record: dict[str, object], config: SASRecConfig, num_items: int) -> SASRec | None:
+    path = folder / _RECORD_FILE
+    if not path.is_file() or json.loads(path.read_text()) != json.loads(json.dumps(record)):
+        return None
+    logger.info("%s is up to date: SASRec is read from it.", folder)
+    return SASRec.load(folder, config, num_items)
