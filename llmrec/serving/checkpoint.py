@@ -2,22 +2,24 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from llmrec.catalog import Catalog
 from llmrec.decoding.beam_search import DEFAULT_SCORES, ScoreKind
 from llmrec.evaluation.recommender import Recommender
-from llmrec.hub import Checkpoint, load_checkpoint
+from llmrec.hub import SETREC, Checkpoint, load_checkpoint
 from llmrec.prompts.history import history_prompt
 from llmrec.prompts.lcrec import seqrec_prompt
 from llmrec.prompts.renderer import SegmentRenderer
 from llmrec.prompts.segments import Segment
+from llmrec.schema import DataError
 from llmrec.serving.engines.engine import Engine
 from llmrec.vocabulary import ItemVocabulary
 
@@ -80,6 +82,9 @@ class ServedCheckpoint:
     checkpoint: Checkpoint
     vocabulary: ItemVocabulary
 
+    #: Prompts are token ids.
+    reads_items: ClassVar[bool] = False
+
     @property
     def folder(self) -> Path:
         return self.checkpoint.folder
@@ -135,9 +140,7 @@ class ServedCheckpoint:
             device: ``auto`` takes a GPU where there is one.
             dtype: one of ``DTYPES``; ``auto`` keeps the precision it was saved in.
         """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        return self.checkpoint.model.to(device, None if dtype == "auto" else getattr(torch, dtype))
+        return _on_device(self.checkpoint.model, device, dtype)
 
     def renderer(self, catalog: Catalog) -> SegmentRenderer:
         """Renders prompts over ``catalog``, which has the codebooks that the model was trained with.
@@ -161,12 +164,102 @@ class ServedCheckpoint:
             scores or self.scores,
         )
 
+    def prompter(self, catalog: Catalog) -> Callable[[Sequence[str]], list[int]]:
+        """``prompt_tokens`` over a catalog."""
+        return partial(self.prompt_tokens, self.renderer(catalog))
+
+    def check_catalog(self, catalog: Catalog) -> None:
+        """Refuse a catalog whose semantic IDs are not those that the model was trained with.
+
+        Raises:
+            DataError: if it has other codebooks, or gives an item of the checkpoint another ID.
+        """
+        sizes = self.vocabulary.codebook_sizes
+        if catalog.codebook_sizes != sizes:
+            raise DataError(
+                f"The catalogue has codebooks of sizes {list(catalog.codebook_sizes)}; the model has tokens for "
+                f"{list(sizes)}. Make it with the checkpoint's own item tokenizer."
+            )
+        trained = self.catalog
+        rows = [(row, catalog.item_index.get(item_id)) for item_id, row in trained.item_index.items()]
+        kept = np.array([pair for pair in rows if pair[1] is not None], dtype=np.int64).reshape(-1, 2)
+        moved = (trained.semantic_ids[kept[:, 0]] != catalog.semantic_ids[kept[:, 1]]).any(axis=1)
+        if moved.any():
+            before, now = kept[moved.argmax()]
+            raise DataError(
+                f"Item {trained.item_ids[before]!r} has the semantic ID {catalog.semantic_ids[now].tolist()}; the "
+                f"model was trained with {trained.semantic_ids[before].tolist()}. Items keep their IDs: add new ones "
+                "with ItemTokenizer.extend."
+            )
+
     def prompt_tokens(self, renderer: SegmentRenderer, history: Sequence[str]) -> list[int]:
         """Token ids that ask for the item after ``history`` (item ids, oldest first; the latest ``max_history``)."""
         return renderer.prompt_tokens(self.prompt(history[-self.max_history :]), self.is_encoder_decoder)
 
 
-def open_served(name_or_path: str, revision: str | None = None) -> ServedCheckpoint:
+@dataclass(frozen=True)
+class ServedSetRec:
+    """A SETRec checkpoint: it reads items themselves, and answers with scores for all of them.
+
+    Args:
+        name: last part of the folder's or the Hub's name.
+        checkpoint: its files.
+    """
+
+    name: str
+    checkpoint: Checkpoint
+
+    #: Prompts are item indices.
+    reads_items: ClassVar[bool] = True
+    #: All items are scored, without beams.
+    num_beams: ClassVar[int] = 1
+    scores: ClassVar[ScoreKind] = DEFAULT_SCORES
+    #: The latest items are read.
+    max_prompt_tokens: ClassVar[None] = None
+
+    @property
+    def folder(self) -> Path:
+        return self.checkpoint.folder
+
+    @property
+    def catalog(self) -> Catalog:
+        return self.checkpoint.catalog
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.checkpoint.tokenizer
+
+    @property
+    def method(self) -> str:
+        return self.checkpoint.method
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        return bool(self.checkpoint.model.backbone.config.is_encoder_decoder)
+
+    def load_model(self, device: str = "cpu", dtype: str = "auto") -> PreTrainedModel:
+        """As for ``ServedCheckpoint``."""
+        return _on_device(self.checkpoint.model, device, dtype)
+
+    def prompter(self, catalog: Catalog) -> Callable[[Sequence[str]], list[int]]:
+        """Item ids, oldest first, to the rows of the latest ones that the model reads."""
+        max_history = self.checkpoint.prompts["max_history"]
+        return lambda history: catalog.rows_of(history[-max_history:])
+
+    def check_catalog(self, catalog: Catalog) -> None:
+        """Refuse a catalog with semantic IDs, which is another method's.
+
+        Raises:
+            DataError: if it has them.
+        """
+        if catalog.num_codebooks:
+            raise DataError("The catalogue has semantic IDs, and this model has none: it is another method's.")
+
+
+Served = ServedCheckpoint | ServedSetRec
+
+
+def open_served(name_or_path: str, revision: str | None = None) -> Served:
     """Open a checkpoint for serving, from a folder or the Hub.
 
     Raises:
@@ -174,8 +267,11 @@ def open_served(name_or_path: str, revision: str | None = None) -> ServedCheckpo
         DataError, ValueError: if model, tokenizer and catalogue do not belong together.
     """
     checkpoint = load_checkpoint(name_or_path, revision)
+    name = Path(name_or_path).name or "llmrec"
+    if checkpoint.method == SETREC:
+        return ServedSetRec(name, checkpoint)
     vocabulary = ItemVocabulary(checkpoint.tokenizer, checkpoint.catalog.codebook_sizes)
-    served = ServedCheckpoint(Path(name_or_path).name or "llmrec", checkpoint, vocabulary)
+    served = ServedCheckpoint(name, checkpoint, vocabulary)
     rows = served.model_config.get_text_config().vocab_size
     if max(vocabulary.new_token_ids) >= rows:
         raise ValueError(
@@ -185,19 +281,32 @@ def open_served(name_or_path: str, revision: str | None = None) -> ServedCheckpo
     return served
 
 
-def default_engine(checkpoint: ServedCheckpoint) -> EngineKind:
+def _on_device(model: PreTrainedModel, device: str, dtype: str) -> PreTrainedModel:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return model.to(device, None if dtype == "auto" else getattr(torch, dtype))
+
+
+def default_engine(checkpoint: Served) -> EngineKind:
     """``vllm`` where it is installed and runs the model, else ``transformers``."""
-    installed = find_spec("vllm") is not None
-    return "vllm" if installed and not checkpoint.is_encoder_decoder else "transformers"
+    if isinstance(checkpoint, ServedSetRec) or find_spec("vllm") is None or checkpoint.is_encoder_decoder:
+        return "transformers"
+    return "vllm"
 
 
-def make_engine(kind: EngineKind, checkpoint: ServedCheckpoint, options: EngineOptions) -> Engine:
+def make_engine(kind: EngineKind, checkpoint: Served, options: EngineOptions) -> Engine:
     """The engine ``kind`` over a checkpoint, not started yet.
 
     Raises:
         ImportError: if vLLM is asked for and not installed.
         ValueError: if vLLM can't run this model.
     """
+    if isinstance(checkpoint, ServedSetRec):
+        if kind == "vllm":
+            raise ValueError("vLLM has no attention of SETRec's kind: serve it with --engine transformers.")
+        from llmrec.serving.engines.setrec_engine import SetRecEngine  # noqa: PLC0415 -- one engine is imported
+
+        return SetRecEngine(checkpoint, options)
     if kind == "transformers":
         from llmrec.serving.engines.transformers_engine import TransformersEngine  # noqa: PLC0415 -- one engine is imported
 

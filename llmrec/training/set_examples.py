@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from llmrec.models.setrec.model import IGNORED_TARGET, PADDING
-from llmrec.models.setrec.recommender import padded_rows
+from llmrec.models.setrec.search import padded_rows
 from llmrec.training.examples import ItemWindows
 
 

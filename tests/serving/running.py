@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,7 +14,7 @@ import uvicorn
 
 from llmrec.catalog import Catalog
 from llmrec.decoding.device_trie import DeviceTrie
-from llmrec.serving.checkpoint import EngineOptions, ServedCheckpoint, make_engine
+from llmrec.serving.checkpoint import EngineOptions, Served, ServedCheckpoint, make_engine
 from llmrec.serving.engines.engine import Engine, LoadedCatalog, RankedList, RankRequest, TextChunk, TextRequest
 from llmrec.serving.http.app import create_app
 from llmrec.serving.http.settings import ServerSettings
@@ -47,10 +48,10 @@ class ToldEngine(Engine):
         if not self.alive:
             raise RuntimeError("stopped")
 
-    async def load(self, catalog: Catalog) -> LoadedCatalog:
+    async def load(self, catalog: Catalog, folder: Path) -> LoadedCatalog:  # noqa: ARG002 -- the interface's
         trie = Trie.from_semantic_ids(catalog.semantic_ids)
         device_trie = DeviceTrie(trie, self._checkpoint.vocabulary.code_token_ids)
-        return LoadedCatalog(catalog, self._checkpoint.renderer(catalog), device_trie)
+        return LoadedCatalog(catalog, self._checkpoint.prompter(catalog), device_trie)
 
     async def rank(self, loaded: LoadedCatalog, request: RankRequest) -> RankedList:
         await self._wait()
@@ -87,7 +88,7 @@ class ToldEngine(Engine):
 
 @contextmanager
 def running(
-    checkpoint: ServedCheckpoint, engine: Engine | None = None, http: str = "auto", **settings: Any
+    checkpoint: Served, engine: Engine | None = None, http: str = "auto", **settings: Any
 ) -> Iterator[httpx.Client]:
     """A client of a server in this process; without an ``engine``, of the transformers one."""
     engine = engine or make_engine("transformers", checkpoint, EngineOptions(device="cpu"))

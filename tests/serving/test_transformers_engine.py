@@ -17,7 +17,7 @@ def run(checkpoint, work, **options):
         engine = make_engine("transformers", checkpoint, EngineOptions(device="cpu", **options))
         await engine.start()
         try:
-            return await work(engine, await engine.load(checkpoint.catalog))
+            return await work(engine, await engine.load(checkpoint.catalog, checkpoint.folder))
         finally:
             await engine.close()
 

@@ -62,8 +62,8 @@ def test_one_engine_answers_as_the_decoder_does(checkpoint):
         engine = make_engine("vllm", checkpoint, EngineOptions())
         await engine.start()
         try:
-            loaded = await engine.load(checkpoint.catalog)
-            reloaded = await engine.load(other)
+            loaded = await engine.load(checkpoint.catalog, checkpoint.folder)
+            reloaded = await engine.load(other, checkpoint.folder)
             answers = await asyncio.gather(
                 *(engine.rank(loaded, request) for request in asked),
                 *(engine.rank(reloaded, request) for request in plain),

@@ -81,13 +81,21 @@ class SetRecModel(PreTrainedModel):
         Raises:
             ValueError: if the embeddings are of other widths than the model's.
         """
+        self.check_features(items)
+        self._items = items
+
+    def check_features(self, items: ItemFeatures) -> None:
+        """Refuse embeddings that the model was not made for.
+
+        Raises:
+            ValueError: if they are of other widths.
+        """
         widths = items.cf.shape[1], items.text.shape[1]
         if widths != (self.config.cf_dim, self.config.text_dim):
             raise ValueError(
                 f"The items' embeddings have widths {widths}, and the model reads "
                 f"{(self.config.cf_dim, self.config.text_dim)} (collaborative, text): embed them as for training."
             )
-        self._items = items
 
     @property
     def items(self) -> ItemFeatures:
@@ -99,19 +107,24 @@ class SetRecModel(PreTrainedModel):
 
     def item_tokens(self, items: Tensor) -> Tensor:
         """Tokens of items: indices of any shape to (..., 1 + N, hidden_size), the CF token first."""
-        dtype = self.cf_projection.weight.dtype
-        cf = self.cf_projection(self.items.cf[items].to(dtype)).unsqueeze(-2)
-        if self.auto_encoder is None:
-            return cf
-        return torch.cat([cf, self.auto_encoder.encode(self.items.text[items].to(dtype))], dim=-2)
+        return self.tokenize(self.items.cf[items], self.items.text[items])
 
-    def query(self, history: Tensor, items_before: Tensor | None = None) -> Tensor:
+    def tokenize(self, cf: Tensor, text: Tensor) -> Tensor:
+        """Tokens of items by their embeddings: (..., cf_dim) and (..., text_dim) to (..., 1 + N, hidden_size)."""
+        dtype = self.cf_projection.weight.dtype
+        token = self.cf_projection(cf.to(dtype)).unsqueeze(-2)
+        if self.auto_encoder is None:
+            return token
+        return torch.cat([token, self.auto_encoder.encode(text.to(dtype))], dim=-2)
+
+    def query(self, history: Tensor, items_before: Tensor | None = None, tokens: Tensor | None = None) -> Tensor:
         """Hidden states at the queries: what the tokens of the next item should be.
 
         Args:
             history: item indices, oldest first, int64 of shape (batch, max_history), padded at the end with -1.
             items_before: for each branch, how many items of the history it comes after, int64 of shape (batch,
                 num_branches), -1 for a branch that there is none of; None asks once, after the whole history.
+            tokens: of all items, where they are known already, shape (num_items, 1 + N, hidden_size).
 
         Returns:
             Shape (batch, num_branches, 1 + N, hidden_size).
@@ -128,16 +141,16 @@ class SetRecModel(PreTrainedModel):
             response_length=len(config.response_token_ids),
             rule=config.attention_rule,
         )
-        embeddings = self._embeddings(history, items_before.shape[1])
+        embeddings = self._embeddings(history, items_before.shape[1], tokens)
         states = query_states(self.backbone, embeddings, layout)
         return states.unflatten(1, (items_before.shape[1], config.num_tokens))
 
-    def _embeddings(self, history: Tensor, num_branches: int) -> Tensor:
+    def _embeddings(self, history: Tensor, num_branches: int, tokens: Tensor | None) -> Tensor:
         """Of all tokens, in the order of the layout."""
         batch = len(history)
         # padding reads some item: nothing attends to it
         rows, places = history.clamp(min=0).unique(return_inverse=True)
-        items = self.item_tokens(rows)[places].flatten(1, 2)
+        items = (self.item_tokens(rows) if tokens is None else tokens[rows])[places].flatten(1, 2)
         instruction = self._words(self.config.instruction_token_ids).expand(batch, -1, -1)
         response = self._words(self.config.response_token_ids).repeat(num_branches, 1).expand(batch, -1, -1)
         # called, not read: ZeRO-3 gathers a module's weights when it is called
@@ -185,15 +198,3 @@ class SetRecModel(PreTrainedModel):
             self.auto_encoder.decode(self.auto_encoder.encode(texts)), texts, reduction="none"
         ).mean(dim=1)
         return (errors * counts).sum() / counts.sum().clamp(min=1)
-
-    @torch.no_grad()
-    def score_parts(self, states: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """CF scores and the sum of the semantic scores, each of shape (batch, num_items).
-
-        Args:
-            states: at the queries, shape (batch, 1 + N, hidden_size).
-            tokens: of items, shape (num_items, 1 + N, hidden_size).
-        """
-        cf = states[:, 0].float() @ tokens[:, 0].float().T
-        semantic = states[:, 1:].flatten(1).float() @ tokens[:, 1:].flatten(1).float().T
-        return cf, semantic

@@ -5,13 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from llmrec.models.setrec.model import PADDING, SetRecModel
-
-#: Items whose tokens are computed at a time.
-_ITEMS_AT_ONCE = 65_536
+from llmrec.models.setrec.search import SetSearch, best_items
 
 
 @dataclass
@@ -40,7 +37,6 @@ class SetRecRecommender:
         """As ``llmrec.evaluation.recommender.Ranks`` says, with the model's own beta."""
         return self.recommend_each(model, histories, k, [model.config.beta], exclude, candidates, progress)[0]
 
-    @torch.no_grad()
     def recommend_each(
         self,
         model: SetRecModel,
@@ -60,35 +56,19 @@ class SetRecRecommender:
             raise ValueError(f"The model knows {len(model.items)} items, and the catalogue has {len(self.item_ids)}.")
         was_training = model.training
         model.eval()
-        tokens = catalog_tokens(model)
+        search = SetSearch(model, model.items)
         ranked = np.full((len(betas), len(histories), k), PADDING, dtype=np.int64)
         order = np.argsort([-min(len(history), self.max_history) for history in histories], kind="stable")
         starts = range(0, len(order), self.batch_size)
         for start in tqdm(starts, desc="Ranking", unit="batch", disable=not progress):
             rows = order[start : start + self.batch_size]
-            history = padded_rows([histories[row][-self.max_history :] for row in rows]).to(tokens.device)
-            cf, semantic = model.score_parts(model.query(history)[:, 0], tokens)
-            banned = torch.zeros(cf.shape, dtype=torch.bool, device=cf.device)
+            scores = search.score([histories[row][-self.max_history :] for row in rows])
+            banned = torch.zeros(scores.cf.shape, dtype=torch.bool, device=scores.cf.device)
             if candidates is not None:
-                banned |= torch.from_numpy(~candidates).to(cf.device)
+                banned |= torch.from_numpy(~candidates).to(banned.device)
             for place, items in enumerate(exclude[row] for row in rows) if exclude is not None else ():
                 banned[place, list(items)] = True
             for number, beta in enumerate(betas):
-                scores = torch.where(banned, -torch.inf, (1 - beta) * cf + beta * semantic)
-                values, best = scores.topk(min(k, scores.shape[1]))
-                ranked[number, rows, : best.shape[1]] = best.masked_fill(values == -torch.inf, PADDING).cpu().numpy()
+                ranked[number, rows] = best_items(scores.grounded(beta), k, banned)[0].cpu().numpy()
         model.train(was_training)
         return ranked
-
-
-@torch.no_grad()
-def catalog_tokens(model: SetRecModel) -> Tensor:
-    """Tokens of all items: (num_items, 1 + N, hidden_size)."""
-    items = torch.arange(len(model.items), device=model.items.cf.device)
-    return torch.cat([model.item_tokens(part) for part in items.split(_ITEMS_AT_ONCE)])
-
-
-def padded_rows(rows: Sequence[Sequence[int]], padding: int = PADDING) -> Tensor:
-    """Rows of integers as one int64 tensor, padded at the end."""
-    width = max((len(row) for row in rows), default=0)
-    return torch.tensor([[*row, *[padding] * (width - len(row))] for row in rows], dtype=torch.int64).reshape(-1, width)

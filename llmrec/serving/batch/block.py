@@ -13,7 +13,7 @@ from llmrec.catalog import Catalog
 from llmrec.decoding.beam_search import BeamSearch
 from llmrec.decoding.rules import Rules
 from llmrec.serving.batch.options import RecommendOptions
-from llmrec.serving.checkpoint import ServedCheckpoint, make_engine
+from llmrec.serving.checkpoint import EngineKind, Served, ServedCheckpoint, ServedSetRec, make_engine
 from llmrec.serving.engines.engine import RankRequest
 
 #: One row per history, in the order of the input; lists are best first, and shorter than k where there were no more.
@@ -28,7 +28,10 @@ RECOMMENDATIONS = pa.schema(
 )
 
 #: Files of a checkpoint that its recommendations depend on.
-_CHECKPOINT_FILES = ("model*.safetensors", "config.json", "llmrec.json", "tokenizer.json", "catalog.json")
+_CHECKPOINT_FILES = (
+    *("model*.safetensors", "item_features.safetensors", "config.json", "llmrec.json", "tokenizer.json"),
+    "catalog.json",
+)
 #: Item indices, best first, and their scores.
 Ranked = tuple[list[int], list[float]]
 
@@ -81,15 +84,15 @@ class SearchRanker(Ranker):
         del self._search
 
 
-class VllmRanker(Ranker):
-    """The vLLM engine, with ``batch_size`` requests in flight."""
+class EngineRanker(Ranker):
+    """An engine of the server, with ``batch_size`` requests in flight."""
 
-    def __init__(self, checkpoint: ServedCheckpoint, options: RecommendOptions) -> None:
-        self._engine = make_engine("vllm", checkpoint, options.engine_options)
+    def __init__(self, kind: EngineKind, checkpoint: Served, options: RecommendOptions) -> None:
+        self._engine = make_engine(kind, checkpoint, options.engine_options)
         self._batch_size = options.batch_size
         self._runner = asyncio.Runner()
         self._runner.run(self._engine.start())
-        self._loaded = self._runner.run(self._engine.load(checkpoint.catalog))
+        self._loaded = self._runner.run(self._engine.load(checkpoint.catalog, checkpoint.folder))
 
     def rank(self, requests: Sequence[RankRequest], progress: Progress) -> list[Ranked]:
         return self._runner.run(self._rank_all(requests, progress))
@@ -120,12 +123,16 @@ class BlockRecommender:
         options: resolved.
     """
 
-    def __init__(self, checkpoint: ServedCheckpoint, options: RecommendOptions) -> None:
+    def __init__(self, checkpoint: Served, options: RecommendOptions) -> None:
         self._checkpoint = checkpoint
         self._options = options
-        self._renderer = checkpoint.renderer(checkpoint.catalog)
-        ranker = VllmRanker if options.engine == "vllm" else SearchRanker
-        self._ranker: Ranker = ranker(checkpoint, options)
+        self._prompt_tokens = checkpoint.prompter(checkpoint.catalog)
+        self._ranker: Ranker
+        if options.engine == "vllm" or isinstance(checkpoint, ServedSetRec):
+            kind: EngineKind = "vllm" if options.engine == "vllm" else "transformers"
+            self._ranker = EngineRanker(kind, checkpoint, options)
+        else:
+            self._ranker = SearchRanker(checkpoint, options)
 
     def __call__(self, block: pa.Table, first_row: int, progress: Progress) -> pa.Table:
         """Recommendations for a block.
@@ -157,8 +164,7 @@ class BlockRecommender:
         ruled_out = exclude if self._options.include_seen else [*exclude, *seen]
         items = sorted({index[item_id] for item_id in ruled_out if item_id in index})
         assert self._options.num_beams is not None
-        prompt = self._checkpoint.prompt_tokens(self._renderer, known)
-        return RankRequest(prompt, self._options.num_beams, self._options.k, Rules(exclude=items))
+        return RankRequest(self._prompt_tokens(known), self._options.num_beams, self._options.k, Rules(exclude=items))
 
 
 def checkpoint_fingerprint(folder: Path) -> str:

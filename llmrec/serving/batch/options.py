@@ -8,7 +8,7 @@ import torch
 
 from llmrec.decoding.beam_search import ScoreKind
 from llmrec.schema import DataError
-from llmrec.serving.checkpoint import DTYPES, EngineOptions, ServedCheckpoint
+from llmrec.serving.checkpoint import DTYPES, EngineOptions, Served
 
 #: What may change between two calls that go on with the same job: it leaves every list as it is.
 _NOT_IDENTITY = ("num_workers", "overwrite")
@@ -48,14 +48,15 @@ class RecommendOptions:
     exclude_column: str | None = None
     overwrite: bool = False
 
-    def resolved(self, checkpoint: ServedCheckpoint) -> "RecommendOptions":
+    def resolved(self, checkpoint: Served) -> "RecommendOptions":
         """The same with the checkpoint's own width and scores where none are given.
 
         Raises:
             DataError: if an option is out of range.
             ImportError: if the engine is an extra that is not installed.
         """
-        num_beams = checkpoint.num_beams if self.num_beams is None else self.num_beams
+        width = self.k if checkpoint.reads_items else checkpoint.num_beams
+        num_beams = width if self.num_beams is None else self.num_beams
         options = replace(self, num_beams=num_beams, scores=self.scores or checkpoint.scores)
         options._check()
         return options

@@ -15,7 +15,7 @@ from llmrec.serving.batch.block import BlockRecommender, checkpoint_fingerprint
 from llmrec.serving.batch.input import Histories, HistoryReader, InputFacts, check_rows, open_histories
 from llmrec.serving.batch.options import RecommendOptions
 from llmrec.serving.batch.parts import Output
-from llmrec.serving.checkpoint import ServedCheckpoint, open_served
+from llmrec.serving.checkpoint import Served, open_served
 
 __all__ = ["RecommendOptions", "RecommendSummary", "recommend_file"]
 
@@ -104,7 +104,7 @@ def recommend_file(checkpoint_name: str, histories: Path, output: Path, options:
 
 def _run(
     checkpoint_name: str,
-    checkpoint: ServedCheckpoint,
+    checkpoint: Served,
     source: Histories,
     target: Output,
     missing: Sequence[int],
@@ -151,10 +151,13 @@ def _check_output(output: Path, histories: Path) -> None:
         )
 
 
-def _check_prompts(checkpoint: ServedCheckpoint, facts: InputFacts) -> None:
+def _check_prompts(checkpoint: Served, facts: InputFacts) -> None:
     """The longest prompt fits the model, and a user without a history has one."""
-    renderer, catalog = checkpoint.renderer(checkpoint.catalog), checkpoint.catalog
-    if facts.has_empty and not checkpoint.prompt_tokens(renderer, []):
+    if checkpoint.reads_items:
+        return
+    catalog = checkpoint.catalog
+    prompt_tokens = checkpoint.prompter(catalog)
+    if facts.has_empty and not prompt_tokens([]):
         raise DataError(
             "Some histories are empty, or have no item of the catalog, and the prompt of this checkpoint is nothing "
             "but the history. Leave these users out."
@@ -163,7 +166,7 @@ def _check_prompts(checkpoint: ServedCheckpoint, facts: InputFacts) -> None:
     if room is None:
         return
     # every item has as many tokens as any other, so the longest history has the longest prompt
-    longest = len(checkpoint.prompt_tokens(renderer, catalog.item_ids[:1] * facts.longest))
+    longest = len(prompt_tokens(catalog.item_ids[:1] * facts.longest))
     if longest > room:
         raise DataError(
             f"The longest history makes a prompt of {longest} tokens; the model has room for {room} before a semantic "

@@ -1,15 +1,15 @@
 """What the server asks of an engine, whichever runtime is under it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from llmrec.catalog import Catalog
 from llmrec.decoding.device_trie import DeviceTrie
 from llmrec.decoding.rules import Rules
 from llmrec.decoding.trace import TracedBeam
-from llmrec.prompts.renderer import SegmentRenderer
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class RankRequest:
     """One list of items to rank.
 
     Args:
-        prompt: token ids, one or more.
+        prompt: token ids, one or more; or the items of a history, where the model reads items.
         num_beams: search width.
         k: list length, at most ``num_beams``.
         rules: what may be recommended.
@@ -39,7 +39,7 @@ class RankedList:
 
     Attributes:
         items: item indices, best first, all different; fewer than k where rules or beams left no more.
-        scores: log-probability of each item's semantic ID.
+        scores: log-probability of each item's semantic ID, or the model's own score where items have none.
         code_log_probs: for each item, the log-probability of each of its codes; they sum to its score.
         levels: for each level of the semantic IDs, the beams that lived on and those that were cut there; None unless
             the request asked for a trace.
@@ -107,13 +107,13 @@ class LoadedCatalog:
 
     Args:
         catalog: the items.
-        renderer: of prompts about them.
-        trie: their semantic IDs, as the engine searches them.
+        prompt_tokens: what a ``RankRequest`` has as its prompt after a history of item ids, oldest first.
+        trie: their semantic IDs, as the engine searches them; None where they have none.
     """
 
     catalog: Catalog
-    renderer: SegmentRenderer
-    trie: DeviceTrie
+    prompt_tokens: Callable[[Sequence[str]], list[int]]
+    trie: DeviceTrie | None
 
 
 class Engine(ABC):
@@ -130,8 +130,8 @@ class Engine(ABC):
         """Load the model."""
 
     @abstractmethod
-    async def load(self, catalog: Catalog) -> LoadedCatalog:
-        """Get ``catalog`` ready beside those that are in use.
+    async def load(self, catalog: Catalog, folder: Path) -> LoadedCatalog:
+        """Get ``catalog``, which was read from ``folder``, ready beside those that are in use.
 
         Raises:
             DataError, ValueError: if model and catalogue do not belong together.

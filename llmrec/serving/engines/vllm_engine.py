@@ -34,6 +34,7 @@ _PROCESSOR = "llmrec.serving.engines.vllm_processor:CatalogLogitsProcessor"
 
 @dataclass(frozen=True)
 class _Walked(LoadedCatalog):
+    trie: DeviceTrie
     subsets: ItemSubsets
     arguments: dict[str, str]  # for the processor: which trie this is; none for the checkpoint's own
 
@@ -117,7 +118,7 @@ class VllmEngine(Engine):
 
             self._stock = StockBeams(self._engine)
 
-    async def load(self, catalog: Catalog) -> LoadedCatalog:
+    async def load(self, catalog: Catalog, folder: Path) -> LoadedCatalog:  # noqa: ARG002 -- the catalog is all of it
         if self._options.beam_search == "stock" and catalog.fingerprint != self._checkpoint.catalog.fingerprint:
             raise ValueError("Stock beams know the checkpoint's own catalogue only: serve with --beam_search llmrec.")
         return await asyncio.to_thread(self._load, catalog)
@@ -127,10 +128,10 @@ class VllmEngine(Engine):
         trie = DeviceTrie(Trie.from_semantic_ids(catalog.semantic_ids), renderer.vocabulary.code_token_ids)
         subsets = ItemSubsets(trie, {})
         if catalog.fingerprint == self._checkpoint.catalog.fingerprint:
-            return _Walked(catalog, renderer, trie, subsets, {})
+            return _Walked(catalog, self._checkpoint.prompter(catalog), trie, subsets, {})
         name = secrets.token_hex(8)
         trie.trie.save(self._folder / name)
-        walked = _Walked(catalog, renderer, trie, subsets, {"catalog": name})
+        walked = _Walked(catalog, self._checkpoint.prompter(catalog), trie, subsets, {"catalog": name})
         # requests hold on to what they are answered from: with the last of them the files go
         weakref.finalize(walked, shutil.rmtree, self._folder / name, ignore_errors=True)
         return walked

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
-from llmrec.serving.checkpoint import ServedCheckpoint
+from llmrec.serving.checkpoint import Served
 from llmrec.serving.engines.engine import Engine
 from llmrec.serving.http.access_log import AccessLog
 from llmrec.serving.http.auth import KeyCheck
@@ -35,7 +35,7 @@ _PAGE_HEADERS = {
 }
 
 
-def create_app(checkpoint: ServedCheckpoint, engine: Engine, settings: ServerSettings) -> FastAPI:
+def create_app(checkpoint: Served, engine: Engine, settings: ServerSettings) -> FastAPI:
     """The application; the engine starts and stops with it.
 
     Args:

@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 
 from llmrec.catalog import Catalog
 from llmrec.schema import DataError
-from llmrec.serving.checkpoint import ServedCheckpoint
+from llmrec.serving.checkpoint import Served
 from llmrec.serving.engines.engine import Engine, LoadedCatalog, RankRequest
 from llmrec.serving.http.access_log import LOGGER
 from llmrec.serving.http.telemetry import Telemetry
@@ -46,9 +46,9 @@ class ServedCatalog:
         return self.loaded.catalog
 
     @property
-    def trie(self) -> Trie:
-        """Its semantic IDs, to check rules before they are queued."""
-        return self.loaded.trie.trie
+    def trie(self) -> Trie | None:
+        """Its semantic IDs, to check rules before they are queued; None where items have none."""
+        return None if self.loaded.trie is None else self.loaded.trie.trie
 
     def semantic_id(self, row: int) -> list[int]:
         """Codes of the item in ``row``."""
@@ -105,7 +105,7 @@ class Catalogs:
         telemetry: is told of changes.
     """
 
-    def __init__(self, checkpoint: ServedCheckpoint, engine: Engine, telemetry: Telemetry) -> None:
+    def __init__(self, checkpoint: Served, engine: Engine, telemetry: Telemetry) -> None:
         self._checkpoint = checkpoint
         self._engine = engine
         self._telemetry = telemetry
@@ -122,7 +122,7 @@ class Catalogs:
 
     async def start(self) -> None:
         """Load the checkpoint's own catalogue."""
-        self._serve(await self._prepare(self._checkpoint.catalog))
+        self._serve(await self._prepare(self._checkpoint.catalog, self._checkpoint.folder))
 
     async def reload(self, folder: Path) -> Change:
         """Serve the catalogue in ``folder`` from now on; on any error the one before stays.
@@ -135,7 +135,7 @@ class Catalogs:
             with self._counted("reload"):
                 catalog = await asyncio.to_thread(self._read, folder)
                 if catalog.fingerprint != old.catalog.fingerprint:
-                    self._serve(await self._prepare(catalog))
+                    self._serve(await self._prepare(catalog, folder))
                     self.previous = old
             return Change(old.catalog, catalog)
 
@@ -172,30 +172,14 @@ class Catalogs:
 
     def _read(self, folder: Path) -> Catalog:
         catalog = Catalog.load(folder)
-        sizes = self._checkpoint.vocabulary.codebook_sizes
-        if catalog.codebook_sizes != sizes:
-            raise DataError(
-                f"The catalogue has codebooks of sizes {list(catalog.codebook_sizes)}; the model has tokens for "
-                f"{list(sizes)}. Make it with the checkpoint's own item tokenizer."
-            )
-        trained = self._checkpoint.catalog
-        rows = [(row, catalog.item_index.get(item_id)) for item_id, row in trained.item_index.items()]
-        kept = np.array([pair for pair in rows if pair[1] is not None], dtype=np.int64).reshape(-1, 2)
-        moved = (trained.semantic_ids[kept[:, 0]] != catalog.semantic_ids[kept[:, 1]]).any(axis=1)
-        if moved.any():
-            before, now = kept[moved.argmax()]
-            raise DataError(
-                f"Item {trained.item_ids[before]!r} has the semantic ID {catalog.semantic_ids[now].tolist()}; the "
-                f"model was trained with {trained.semantic_ids[before].tolist()}. Items keep their IDs: add new ones "
-                "with ItemTokenizer.extend."
-            )
+        self._checkpoint.check_catalog(catalog)
         return catalog
 
-    async def _prepare(self, catalog: Catalog) -> ServedCatalog:
+    async def _prepare(self, catalog: Catalog, folder: Path) -> ServedCatalog:
         """Load and try: a catalogue that cannot be searched never serves."""
-        loaded = await self._engine.load(catalog)
+        loaded = await self._engine.load(catalog, folder)
         served = await asyncio.to_thread(ServedCatalog.of, loaded)
-        prompt = self._checkpoint.prompt_tokens(loaded.renderer, catalog.item_ids[:1])
+        prompt = loaded.prompt_tokens(catalog.item_ids[:1])
         ranked = await self._engine.rank(loaded, RankRequest(prompt, num_beams=1, k=1))
         if len(ranked.items) != 1 or not 0 <= ranked.items[0] < len(catalog):
             raise DataError("A trial search in the catalogue found no item of it.")

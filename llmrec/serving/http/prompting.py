@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from jinja2.exceptions import TemplateError
 
-from llmrec.serving.checkpoint import ServedCheckpoint
+from llmrec.serving.checkpoint import Served
 from llmrec.serving.http.errors import ApiError
 from llmrec.serving.http.openai_protocol import Message
 
@@ -17,7 +17,7 @@ def split_prompts(prompt: str | list[str] | list[int] | list[list[int]]) -> Sequ
     return [token_ids] if token_ids else [part for part in prompt if not isinstance(part, int)]
 
 
-def prompt_tokens(checkpoint: ServedCheckpoint, prompt: str | Sequence[int]) -> list[int]:
+def prompt_tokens(checkpoint: Served, prompt: str | Sequence[int]) -> list[int]:
     """Token ids of one prompt; an encoder's input ends with the end token, as in training.
 
     Raises:
@@ -37,7 +37,7 @@ def prompt_tokens(checkpoint: ServedCheckpoint, prompt: str | Sequence[int]) -> 
     return tokens
 
 
-def chat_tokens(checkpoint: ServedCheckpoint, messages: Sequence[Message]) -> list[int]:
+def chat_tokens(checkpoint: Served, messages: Sequence[Message]) -> list[int]:
     """Token ids of a chat: by the tokenizer's template, or the contents on lines of their own where it has none.
 
     Raises:

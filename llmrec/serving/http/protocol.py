@@ -67,8 +67,8 @@ class RecommendedItem(BaseModel):
 
     item_id: str
     title: str
-    score: float = Field(description="Log-probability of the semantic ID.")
-    semantic_id: list[int]
+    score: float = Field(description="Log-probability of the semantic ID; the model's own score where there is none.")
+    semantic_id: list[int] = Field(description="Empty where the model's items have none.")
 
 
 class TraceBeam(BaseModel):

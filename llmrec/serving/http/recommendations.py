@@ -70,6 +70,10 @@ def recommended(served: ServedCatalog, ranked: RankedList) -> list[RecommendedIt
 
 def _check_users(service: Service, users: Sequence[UserHistory], trace: bool) -> None:
     settings = service.settings
+    if trace and service.checkpoint.reads_items:
+        raise ApiError(
+            422, "trace shows a beam search, and this model scores all items at once. Leave it out.", "trace"
+        )
     if trace and len(users) > _MAX_TRACED:
         message = f"trace is for people to look at: users has {len(users)} entries; the limit is {_MAX_TRACED} with it."
         raise ApiError(422, message, "trace", "limit_exceeded")
@@ -103,7 +107,7 @@ def _translate(
         rules = search_rules(served, fields, rows if body.exclude_seen else [], unknown)
         item_ids = [served.catalog.item_ids[row] for row in rows]
         # from ids to tokens without any text between: what a title spells can't become an item
-        prompt = service.checkpoint.prompt_tokens(served.loaded.renderer, item_ids)
+        prompt = served.loaded.prompt_tokens(item_ids)
         service.check_prompt(prompt, f"the prompt of users.{place}")
         ranking = RankRequest(prompt, num_beams, k, rules, fields.max_per_first_code, body.trace)
         asked.append(_Asked(user.user_id, ranking, skipped))

@@ -29,6 +29,11 @@ def search_rules(served: ServedCatalog, fields: RuleFields, seen: Sequence[int],
     allow = None if fields.allow is None else known_rows(served, fields.allow, "allow", skipped)
     if allow is not None and not allow:
         raise ApiError(422, "allow has no item: nothing could be returned. Leave it out to allow all.", "allow")
+    by_code = ("require_prefix", "forbid_prefixes", "max_per_first_code")
+    given = [name for name in by_code if getattr(fields, name)]
+    if given and served.trie is None:
+        message = f"{given[0]} is about semantic IDs, and this model's items have none. Leave it out."
+        raise ApiError(422, message, given[0])
     if fields.require_prefix:
         _check_prefix(served, fields.require_prefix, "require_prefix")
     for prefix in fields.forbid_prefixes:
@@ -69,6 +74,7 @@ def unknown_items(unknown: Iterable[str], name: str, kind: str) -> ApiError:
 
 
 def _check_prefix(served: ServedCatalog, prefix: Sequence[int], name: str) -> None:
+    assert served.trie is not None
     depth = served.trie.num_codebooks
     if not 0 < len(prefix) <= depth:
         raise ApiError(422, f"{name} holds {prefix[:20]}; a prefix has 1 to {depth} codes.", name)

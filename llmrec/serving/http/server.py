@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 
 import uvicorn
 
-from llmrec.serving.checkpoint import ServedCheckpoint
+from llmrec.serving.checkpoint import Served
 from llmrec.serving.engines.engine import Engine
 from llmrec.serving.http.access_log import LOGGER, JsonLines
 from llmrec.serving.http.app import create_app
@@ -19,7 +19,7 @@ from llmrec.serving.http.settings import ServerSettings
 _KEEP_ALIVE_SECONDS = 75
 
 
-def run_server(checkpoint: ServedCheckpoint, engine: Engine, settings: ServerSettings) -> None:
+def run_server(checkpoint: Served, engine: Engine, settings: ServerSettings) -> None:
     """Serve until SIGTERM or SIGINT, then finish what is in flight.
 
     Args:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from fastapi import Request
 
-from llmrec.serving.checkpoint import ServedCheckpoint
+from llmrec.serving.checkpoint import Served
 from llmrec.serving.engines.engine import Engine, RankedList, RankRequest
 from llmrec.serving.http.catalogs import Catalogs, ServedCatalog
 from llmrec.serving.http.errors import ApiError
@@ -29,7 +29,7 @@ class Service:
         settings: limits and keys.
     """
 
-    def __init__(self, checkpoint: ServedCheckpoint, engine: Engine, settings: ServerSettings) -> None:
+    def __init__(self, checkpoint: Served, engine: Engine, settings: ServerSettings) -> None:
         self.checkpoint = checkpoint
         self.engine = engine
         self.settings = settings
@@ -69,6 +69,16 @@ class Service:
             message = f"The model {name!r} is not served here; this server has {self.model_name!r}."
             raise ApiError(404, message, "model", "model_not_found")
 
+    def check_language(self) -> None:
+        """Refuse a prompt in words, or one that asks for words, where the model reads items alone.
+
+        Raises:
+            ApiError: 422.
+        """
+        if self.checkpoint.reads_items:
+            message = "This model reads item ids, not prompts: ask /v1/recommendations with a history."
+            raise ApiError(422, message, "model", "no_prompts")
+
     def list_size(self, k: int, num_beams: int | None, name: str) -> tuple[int, int]:
         """(k, num_beams) within the limits.
 
@@ -101,7 +111,7 @@ class Service:
         """
         limits = (self.settings.max_prompt_tokens, self.checkpoint.max_prompt_tokens)
         limit = min(limit for limit in limits if limit is not None)
-        if not prompt:
+        if not prompt and not self.checkpoint.reads_items:
             raise ApiError(422, f"{name} is empty: it needs a token or more.", name)
         if len(prompt) > limit:
             message = f"{name} has {len(prompt)} tokens; the limit is {limit}. Shorten it."

@@ -45,6 +45,7 @@ def token_limit(body: GenerationFields) -> int | None:
 
 def _check(service: Service, body: GenerationFields) -> None:
     service.check_model(body.model)
+    service.check_language()
     if body.logit_bias:
         _refuse("logit_bias", "the catalogue decides which tokens may follow; exclude and allow choose among items")
     if body.stream_options is not None and not body.stream:
