@@ -127,7 +127,7 @@ NOT_RUN: dict[str, str] = {
     "python data_prep/sequences.py --folder ../shared/data/amazon2014_beauty --output_dir data/beauty "
     "--title_columns title idgenrec_text": _DATA_PAGE,
     "python data_prep/steam.py --reviews steam_reviews.json.gz --games steam_games.json.gz --drop_untitled "
-    "--split global_temporal --test_fraction 0.17 --k_core 1 --output_dir data/steam": "needs Steam's files",
+    "--split global_temporal --test_fraction 0.17 --k_core 1 --output_dir data/steam": _DATA_PAGE,
     "python data_prep/amazon_reviews.py --release 2023 --category All_Beauty --drop_untitled "
     "--output_dir data/beauty-2023": "needs the Hub; tests/dataset reads files of that release",
     f"{_SINGLE} {_LORA}": _GPU,

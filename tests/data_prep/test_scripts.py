@@ -46,6 +46,18 @@ def write_movielens(folder: Path, users: int = 30, items: int = 15) -> Path:
     return folder
 
 
+def write_steam(folder: Path) -> None:
+    """Reviews and games in the form that they are distributed in, a day for each."""
+    days = [(user, game) for game in range(1, 7) for user in "abcd"]
+    reviews = (
+        f"{{u'username': u'{user}', u'product_id': u'{game}', u'date': u'2017-01-{day:02d}'}}\n"
+        for day, (user, game) in enumerate(days, start=1)
+    )
+    games = (f"{{u'id': u'{game}', u'title': u'Game {game}', u'genres': [u'Indie']}}\n" for game in range(1, 7))
+    (folder / "steam_reviews.json.gz").write_text("".join(reviews))  # read by what is in it, not by its name
+    (folder / "steam_games.json.gz").write_text("".join(games))
+
+
 def reviews_of_2023() -> tuple[str, str]:
     """Review and product file of a category, as JSON lines."""
     reviews = [
@@ -204,11 +216,12 @@ def documented(language: str) -> list[str]:
 
 @pytest.mark.slow
 def test_the_commands_of_the_data_page_work_as_pasted(tmp_path: Path, llmrec_data: Path) -> None:
-    """In the page's order; only MovieLens' files are a small stand-in, where a download would have put them."""
+    """In the page's order; MovieLens' and Steam's files are small stand-ins, where a download would have put them."""
     (tmp_path / "shared").mkdir()
     (tmp_path / "shared" / "data").symlink_to(llmrec_data)
     checkout = tmp_path / "llmrec"
     write_movielens(checkout / "data" / "raw" / "ml-100k")
+    write_steam(checkout)
     (checkout / "data_prep").symlink_to(ROOT / "data_prep")
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "HF_HOME": str(tmp_path / "hf_home")}
