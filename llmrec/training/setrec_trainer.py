@@ -25,7 +25,7 @@ class SetRecTrainingArguments(SharedDefaults, TrainingArguments):
     output_dir: str | None = field(
         default="outputs/setrec", metadata={"help": "Folder of the run: checkpoint and results."}
     )
-    num_train_epochs: float = field(default=8, metadata={"help": "Passes over the training examples."})
+    num_train_epochs: float = field(default=4, metadata={"help": "Passes over the training examples."})
     per_device_train_batch_size: int = field(default=16, metadata={"help": "Histories in a training batch."})
     per_device_eval_batch_size: int = field(default=64, metadata={"help": "Histories in an evaluation batch."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
