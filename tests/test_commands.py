@@ -43,6 +43,14 @@ RUN: dict[str, str] = {
     "python recipes/lcrec.py --help": "",
     SETREC: SETREC_TINY,
     f"{SETREC} --config recipes/configs/setrec/t5_ml-100k.yaml": SETREC_TINY,
+    "python -m benchmarks.setrec": (f"--models 'SETRec, Qwen3' --seeds 0 --output setrec.json --options {SETREC_TINY}"),
+    "python -m benchmarks.setrec_cold --dataset_dir data/ml-100k": (
+        f"--seeds 0 --output setrec_cold.json --options {SETREC_TINY}"
+    ),
+    "python -m benchmarks.setrec_speed --dataset_dir data/ml-100k": (
+        "--num_users 8 --repeats 1 --num_layers 1 --hidden_size 32 --output setrec_speed.json"
+    ),
+    "python -m benchmarks.sasrec --dataset_dir data/ml-100k": "--seeds 0 --num_epochs 1 --output sasrec.json",
     CPU: TINY,
     f"{CPU} --config recipes/configs/lcrec/demo.yaml": TINY,
     "llmrec recommend outputs/demo --histories data/ml-100k/test.parquet --output recommendations.parquet": "",
