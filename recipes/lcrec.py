@@ -52,17 +52,16 @@ from llmrec.prompts.lcrec import TASKS, seqrec_prompt
 from llmrec.prompts.renderer import SegmentRenderer
 from llmrec.recipe.data import DataArguments, open_catalog, open_dataset
 from llmrec.recipe.evaluation import SearchArguments, rank_users, ranking_evaluation, report
-from llmrec.recipe.run import push_checkpoint, run_options
+from llmrec.recipe.run import push_checkpoint, run_options, set_up_logging, start_run
 from llmrec.training.arguments import RecommendationGRPOConfig, RecommendationSFTConfig, choose_by_validation
 from llmrec.training.backbone import load_backbone, load_pretrained
 from llmrec.training.epochs import EpochExamples
 from llmrec.training.examples import HistoryWindows, InstructionExamples, TargetExamples
-from llmrec.training.faults import explain_failures
 from llmrec.training.grpo_trainer import build_grpo_trainer
 from llmrec.training.processes import check_sharding, end_training, whole_state_dict
 from llmrec.training.ranking_trainer import build_trainer
 from llmrec.training.rollouts import RolloutPrompts
-from llmrec.training.run_folder import RunFolder, open_run, vocabulary_fingerprint, weights_fingerprint
+from llmrec.training.run_folder import RunFolder, vocabulary_fingerprint, weights_fingerprint
 from llmrec.training.stopwatch import Stopwatch
 from llmrec.training.tuning import adapter_config, merge_adapter, tuning_name
 
@@ -172,22 +171,13 @@ def parse_arguments(
 
 def main(argv: list[str] | None = None) -> None:
     args, config, model_args = parse_arguments(argv)
-    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("llmrec").setLevel(logging.INFO if PartialState().is_main_process else logging.WARNING)
+    set_up_logging()
     check_arguments(args, config, model_args)
     quantized = model_args.load_in_4bit or model_args.load_in_8bit
     check_sharding(quantized, model_args.use_peft or args.vocabulary_only)
     if args.stage == "rl":
         check_start(args, model_args)
-    with PartialState().main_process_first():
-        run = open_run(config.output_dir, run_options(args, config, model_args), config.resume_from_checkpoint)
-    if run.finished:
-        if PartialState().is_main_process:
-            print(run.report)
-            push_checkpoint(run.folder, config, config.push_to_hub)
-        return
-    with explain_failures(run.folder, Path(args.dataset_dir)):
-        train_and_test(args, config, model_args, run)
+    start_run(args, config, model_args, partial(train_and_test, args, config, model_args))
 
 
 def train_and_test(

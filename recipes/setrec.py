@@ -21,6 +21,7 @@ finished run prints its report again. Expected numbers: recipes/README.md. Every
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -43,11 +44,10 @@ from llmrec.recipe.beta import choose_beta
 from llmrec.recipe.data import open_dataset
 from llmrec.recipe.evaluation import EvaluationArguments, rank_users, report
 from llmrec.recipe.item_features import FeatureArguments, open_item_features
-from llmrec.recipe.run import push_checkpoint, run_options
+from llmrec.recipe.run import push_checkpoint, run_options, set_up_logging, start_run
 from llmrec.training.arguments import choose_by_validation
-from llmrec.training.faults import explain_failures
 from llmrec.training.processes import check_sharding, end_training, whole_model, whole_state_dict
-from llmrec.training.run_folder import RunFolder, open_run, vocabulary_fingerprint, weights_fingerprint
+from llmrec.training.run_folder import RunFolder, vocabulary_fingerprint, weights_fingerprint
 from llmrec.training.set_examples import SetExamples, SetPrefixes, SetTargets, SetWindows
 from llmrec.training.setrec_backbone import RESPONSE, load_setrec
 from llmrec.training.setrec_trainer import (
@@ -135,19 +135,10 @@ def parse_arguments(argv: list[str] | None) -> tuple[SetRecArguments, SetRecTrai
 
 def main(argv: list[str] | None = None) -> None:
     args, config, model_args = parse_arguments(argv)
-    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
-    logging.getLogger("llmrec").setLevel(logging.INFO if PartialState().is_main_process else logging.WARNING)
+    set_up_logging()
     check_arguments(args, config, model_args)
     check_sharding(False, model_args.use_peft)
-    with PartialState().main_process_first():
-        run = open_run(config.output_dir, run_options(args, config, model_args), config.resume_from_checkpoint)
-    if run.finished:
-        if PartialState().is_main_process:
-            print(run.report)
-            push_checkpoint(run.folder, config, config.push_to_hub)
-        return
-    with explain_failures(run.folder, Path(args.dataset_dir)):
-        train_and_test(args, config, model_args, run)
+    start_run(args, config, model_args, partial(train_and_test, args, config, model_args))
 
 
 def train_and_test(

@@ -1,14 +1,19 @@
-"""What a run is: the options that decide its result, and where its checkpoint goes in the end."""
+"""What a run is: the options that decide its result, its start or resumption, and where its checkpoint goes."""
 
 import json
+import logging
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from transformers import TrainingArguments
 from trl import ModelConfig
 
 from llmrec.hub import push_to_hub
+from llmrec.training.faults import explain_failures
+from llmrec.training.run_folder import RunFolder, open_run
 
 #: Options, or beginnings of their names, that can change from one call of a run to the next.
 _CHANGE_NO_RESULT = (
@@ -16,6 +21,32 @@ _CHANGE_NO_RESULT = (
     *("save_total_limit", "save_only_model", "ddp_timeout"),
     *("hub_", "logging_", "log_", "dataloader_"),
 )
+
+
+def set_up_logging() -> None:
+    """Our messages, from the main process alone unless they are warnings."""
+    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("llmrec").setLevel(logging.INFO if PartialState().is_main_process else logging.WARNING)
+
+
+def start_run(args: Any, config: TrainingArguments, model_args: ModelConfig, work: Callable[[RunFolder], None]) -> None:
+    """Do the ``work`` of the run that the options describe, or print the report of one that is finished.
+
+    Args:
+        args: the recipe's own dataclass; with ``dataset_dir``.
+        config: of the training.
+        model_args: TRL's.
+        work: every stage, from data to report; goes on from the run's last checkpoint.
+    """
+    with PartialState().main_process_first():
+        run = open_run(config.output_dir, run_options(args, config, model_args), config.resume_from_checkpoint)
+    if run.finished:
+        if PartialState().is_main_process:
+            print(run.report)
+            push_checkpoint(run.folder, config, config.push_to_hub)
+        return
+    with explain_failures(run.folder, Path(args.dataset_dir)):
+        work(run)
 
 
 def run_options(args: Any, config: TrainingArguments, model_args: ModelConfig) -> dict[str, Any]:

@@ -69,21 +69,16 @@ class EngineOptions:
 
 
 @dataclass(frozen=True)
-class ServedCheckpoint:
-    """A checkpoint whose model, tokenizer and catalogue were found to belong together.
+class _Served:
+    """What checkpoints of all methods have.
 
     Args:
         name: last part of the folder's or the Hub's name.
         checkpoint: its files.
-        vocabulary: item tokens in its tokenizer.
     """
 
     name: str
     checkpoint: Checkpoint
-    vocabulary: ItemVocabulary
-
-    #: Prompts are token ids.
-    reads_items: ClassVar[bool] = False
 
     @property
     def folder(self) -> Path:
@@ -100,6 +95,33 @@ class ServedCheckpoint:
     @property
     def method(self) -> str:
         return self.checkpoint.method
+
+    def load_model(self, device: str = "cpu", dtype: str = "auto") -> PreTrainedModel:
+        """The model.
+
+        Args:
+            device: ``auto`` takes a GPU where there is one.
+            dtype: one of ``DTYPES``; ``auto`` keeps the precision it was saved in.
+        """
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        return self.checkpoint.model.to(device, None if dtype == "auto" else getattr(torch, dtype))
+
+
+@dataclass(frozen=True)
+class ServedCheckpoint(_Served):
+    """A checkpoint whose model, tokenizer and catalogue were found to belong together.
+
+    Args:
+        name: last part of the folder's or the Hub's name.
+        checkpoint: its files.
+        vocabulary: item tokens in its tokenizer.
+    """
+
+    vocabulary: ItemVocabulary
+
+    #: Prompts are token ids.
+    reads_items: ClassVar[bool] = False
 
     @cached_property
     def model_config(self) -> PreTrainedConfig:
@@ -132,15 +154,6 @@ class ServedCheckpoint:
     @property
     def scores(self) -> ScoreKind:
         return self.checkpoint.config.get("beam_scores", DEFAULT_SCORES)
-
-    def load_model(self, device: str = "cpu", dtype: str = "auto") -> PreTrainedModel:
-        """The model.
-
-        Args:
-            device: ``auto`` takes a GPU where there is one.
-            dtype: one of ``DTYPES``; ``auto`` keeps the precision it was saved in.
-        """
-        return _on_device(self.checkpoint.model, device, dtype)
 
     def renderer(self, catalog: Catalog) -> SegmentRenderer:
         """Renders prompts over ``catalog``, which has the codebooks that the model was trained with.
@@ -198,16 +211,13 @@ class ServedCheckpoint:
 
 
 @dataclass(frozen=True)
-class ServedSetRec:
+class ServedSetRec(_Served):
     """A SETRec checkpoint: it reads items themselves, and answers with scores for all of them.
 
     Args:
         name: last part of the folder's or the Hub's name.
         checkpoint: its files.
     """
-
-    name: str
-    checkpoint: Checkpoint
 
     #: Prompts are item indices.
     reads_items: ClassVar[bool] = True
@@ -218,28 +228,8 @@ class ServedSetRec:
     max_prompt_tokens: ClassVar[None] = None
 
     @property
-    def folder(self) -> Path:
-        return self.checkpoint.folder
-
-    @property
-    def catalog(self) -> Catalog:
-        return self.checkpoint.catalog
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        return self.checkpoint.tokenizer
-
-    @property
-    def method(self) -> str:
-        return self.checkpoint.method
-
-    @property
     def is_encoder_decoder(self) -> bool:
-        return bool(self.checkpoint.model.backbone.config.is_encoder_decoder)
-
-    def load_model(self, device: str = "cpu", dtype: str = "auto") -> PreTrainedModel:
-        """As for ``ServedCheckpoint``."""
-        return _on_device(self.checkpoint.model, device, dtype)
+        return bool(AutoConfig.from_pretrained(self.folder).text_config.is_encoder_decoder)
 
     def prompter(self, catalog: Catalog) -> Callable[[Sequence[str]], list[int]]:
         """Item ids, oldest first, to the rows of the latest ones that the model reads."""
@@ -279,12 +269,6 @@ def open_served(name_or_path: str, revision: str | None = None) -> Served:
             f"has {rows} rows. Tokenizer and weights are of different runs: save the checkpoint again."
         )
     return served
-
-
-def _on_device(model: PreTrainedModel, device: str, dtype: str) -> PreTrainedModel:
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device, None if dtype == "auto" else getattr(torch, dtype))
 
 
 def default_engine(checkpoint: Served) -> EngineKind:
