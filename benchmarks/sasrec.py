@@ -2,7 +2,7 @@
 
     python -m benchmarks.sasrec --dataset_dir data/ml-100k
 
-Refit (trained with the validation items), since the figure of RecTools that docs/methods/setrec.md compares with is:
+Refit (trained with the validation items), since the figure of RecTools that docs/methods/lcrec.md quotes is:
 64-d, 2 blocks, length 50, 30 epochs, over the 51 latest items of each user.
 """
 

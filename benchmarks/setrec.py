@@ -1,4 +1,4 @@
-"""SETRec beside LC-Rec, SASRec, item-kNN and popularity on one split, over seeds: all, warm and cold items.
+"""SETRec beside LC-Rec, SASRec, item-kNN and popularity on one split, over seeds.
 
     python -m benchmarks.setrec
 
@@ -33,7 +33,9 @@ METRICS = ("recall@10", "ndcg@10")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset_dir", default="data/ml-100k_temporal", help="prepared where it is missing")
+    parser.add_argument(
+        "--dataset_dir", default="data/ml-100k_temporal", help="the default is prepared by the first run of SETRec's"
+    )
     parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--runs_dir", default="outputs/setrec_benchmark", help="where the runs' folders are made")

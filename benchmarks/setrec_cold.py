@@ -48,7 +48,9 @@ def main() -> None:
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="more options of the recipe, last")
     parser.add_argument("--output", default="benchmarks/results/setrec_cold.json")
     args = parser.parse_args()
-    dataset = open_held_out(RecDataset.load(args.dataset_dir), args.held_out, Path(args.runs_dir) / "dataset")
+    whole = RecDataset.load(args.dataset_dir)
+    args.runs_dir = str(Path(args.runs_dir) / f"{whole.name}_{whole.fingerprint}_{args.held_out}")
+    dataset = open_held_out(whole, args.held_out, Path(args.runs_dir) / "dataset")
     evaluator = Evaluator(dataset, dataset.items["item_id"].to_pylist(), "test", items="cold")
     runs = [evaluate(args, dataset, evaluator, name, seed) for name in MODELS for seed in args.seeds]
     features = ItemFeatures.load(run_folder(args, "SETRec", args.seeds[0]))

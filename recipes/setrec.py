@@ -46,7 +46,7 @@ from llmrec.recipe.evaluation import EvaluationArguments, rank_users, report
 from llmrec.recipe.item_features import FeatureArguments, open_item_features
 from llmrec.recipe.run import push_checkpoint, run_options, set_up_logging, start_run
 from llmrec.training.arguments import choose_by_validation
-from llmrec.training.processes import check_sharding, end_training, whole_model, whole_state_dict
+from llmrec.training.processes import check_whole, end_training, whole_model, whole_state_dict
 from llmrec.training.run_folder import RunFolder, vocabulary_fingerprint, weights_fingerprint
 from llmrec.training.set_examples import SetExamples, SetPrefixes, SetTargets, SetWindows
 from llmrec.training.setrec_backbone import RESPONSE, load_setrec
@@ -104,6 +104,11 @@ def check_arguments(args: SetRecArguments, config: SetRecTrainingArguments, mode
     """Refuse what would fail, or be ignored, only once the long stages have run."""
     if args.attention_rule == "bidirectional" and args.history_loss == "all":
         raise ValueError("attention_rule bidirectional sees what comes next: give --history_loss prefix with it.")
+    small = model_args.model_name_or_path is None
+    if small and args.attention_rule == ("causal" if args.architecture == "t5" else "bidirectional"):
+        raise ValueError(f"attention_rule {args.attention_rule} is not for {args.architecture}; set always is.")
+    if args.num_semantic_tokens < 0:
+        raise ValueError(f"num_semantic_tokens is {args.num_semantic_tokens}; it needs 0 or more.")
     if args.beta is not None and not 0 <= args.beta <= 1:
         raise ValueError(f"beta is {args.beta}; allowed are 0 (CF alone) to 1 (text alone).")
     if args.refit and args.beta is None:
@@ -112,7 +117,9 @@ def check_arguments(args: SetRecArguments, config: SetRecTrainingArguments, mode
         raise ValueError(f"save_strategy is {config.save_strategy}; validation takes place at saves: steps or epoch.")
     if model_args.load_in_4bit or model_args.load_in_8bit:
         raise ValueError("SETRec trains full or with LoRA, over weights in their own precision: no --load_in_4bit.")
-    if model_args.model_name_or_path is None and model_args.attn_implementation:
+    if model_args.use_peft:
+        check_whole("LoRA with parts trained in full beside it")
+    if small and model_args.attn_implementation:
         raise ValueError("attn_implementation: for a pretrained model only; name one in --model_name_or_path.")
 
 
@@ -137,7 +144,6 @@ def main(argv: list[str] | None = None) -> None:
     args, config, model_args = parse_arguments(argv)
     set_up_logging()
     check_arguments(args, config, model_args)
-    check_sharding(False, model_args.use_peft)
     start_run(args, config, model_args, partial(train_and_test, args, config, model_args))
 
 
@@ -170,6 +176,7 @@ def train_and_test(
     inputs = {"split": dataset.fingerprint, "catalog": catalog.fingerprint}
     inputs["vocabulary"] = vocabulary_fingerprint(tokenizer)
     inputs["start"] = weights_fingerprint(model_args.model_name_or_path)
+    inputs["features"] = features.fingerprint
     with PartialState().main_process_first():
         run.check_inputs(inputs)
 
@@ -184,7 +191,7 @@ def train_and_test(
         *training_examples(args, dataset, catalog, config.seed),
         validate,
         args.early_stopping_patience,
-        setrec_adapter(model_args),
+        setrec_adapter(model_args, model),
         inputs,
     )
 
@@ -275,7 +282,7 @@ def save(
         model: SetRecModel = trainer.accelerator.unwrap_model(trainer.model)
         if isinstance(model, PeftModel):
             model.save_pretrained(str(Path(config.output_dir) / "adapter"))
-            model, weights = model.merge_and_unload(), None
+            model = model.merge_and_unload()
         prompts = {"opening": HISTORY_OPENING, "response": RESPONSE, "max_history": args.max_history}
         checkpoint = (model, tokenizer, catalog, None, run_options(args, config, model_args), prompts)
         save_checkpoint(config.output_dir, *checkpoint, method="setrec", state_dict=weights, item_features=features)

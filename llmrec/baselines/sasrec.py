@@ -77,12 +77,17 @@ class SASRec:
             self._network = _Network(config, num_items).to(self.device)
             optimizer = torch.optim.Adam(self._network.parameters(), lr=config.learning_rate, betas=(0.9, 0.98))
             self._network.train()
+            # items that nobody has are no answers: as negatives, their embeddings would all go one way
+            seen = torch.zeros(num_items, dtype=torch.bool)
+            seen[np.concatenate(sequences)] = True
+            unseen = ~seen.to(self.device)
             generator = np.random.default_rng(config.seed)
             for _ in tqdm(range(config.num_epochs), desc="SASRec", unit="epoch", disable=None if progress else True):
                 for windows in self._batches(sequences, generator):
                     batch = torch.from_numpy(windows).to(self.device)
                     real = batch[:, 1:] != _PADDING
                     logits = self._network(batch[:, :-1])[real] @ self._network.items.weight.T
+                    logits = logits.masked_fill(unseen, -torch.inf)
                     loss = functional.cross_entropy(logits, batch[:, 1:][real])
                     optimizer.zero_grad()
                     loss.backward()

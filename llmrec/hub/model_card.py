@@ -90,7 +90,7 @@ def _setrec_usage(catalog: Catalog, repo_id: str | None) -> str:
     snippet = f"""from llmrec.hub import load_checkpoint
 from llmrec.models.setrec.recommender import SetRecRecommender
 
-checkpoint = load_checkpoint({f'"{repo_id}"' if repo_id else '"."  # this folder'})
+checkpoint = load_checkpoint({f'"{repo_id}")' if repo_id else '".")  # this folder'}
 catalog, max_history = checkpoint.catalog, checkpoint.prompts["max_history"]
 history = catalog.rows_of({catalog.item_ids[:2]!r})  # item ids, oldest first
 recommender = SetRecRecommender(catalog.item_ids, max_history)

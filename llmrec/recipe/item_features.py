@@ -57,9 +57,11 @@ def open_item_features(
     index = {item_id: row for row, item_id in enumerate(item_ids)}
     sequences = [[index[item] for item in sequence] for sequence in dataset.train_sequences(refit=refit)]
     config = SASRecConfig(dim=args.cf_dim, num_epochs=args.sasrec_epochs, max_history=max_history, seed=seed)
-    folder = dataset.folder / "sasrec"
     record = {"split": dataset.fingerprint, "refit": refit, "sasrec": asdict(config)}
     record["sequences"] = hashlib.sha256(json.dumps(sequences).encode()).hexdigest()[:16]
+    # one folder for each: runs with other seeds neither replace it nor wait for it
+    name = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
+    folder = dataset.folder / "sasrec" / name
     sasrec = _kept_sasrec(folder, record, config, len(item_ids))
     if sasrec is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"

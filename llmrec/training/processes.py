@@ -70,6 +70,20 @@ def check_sharding(quantized: bool, adapter: bool) -> None:
         )
 
 
+def check_whole(what: str) -> None:
+    """Refuse a launch that would shard weights which ``what`` needs whole.
+
+    Raises:
+        ValueError: under ZeRO-3 and FSDP.
+    """
+    zero3 = _flag("ACCELERATE_USE_DEEPSPEED") and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
+    if zero3 or _flag("ACCELERATE_USE_FSDP"):
+        raise ValueError(
+            f"{what} needs the weights whole on every process: launch with accelerate_configs/multi_gpu.yaml or "
+            "zero2.yaml."
+        )
+
+
 def share_rows(lengths: Sequence[int], batch_size: int) -> np.ndarray:
     """Rows that this process ranks, int64: every so manieth batch of rows sorted by length, longest first.
 

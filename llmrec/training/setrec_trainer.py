@@ -47,14 +47,16 @@ class SetRecTrainer(RankingValidation, Trainer):
     """Faults, resuming and validation as for every method."""
 
 
-def setrec_adapter(model_args: ModelConfig) -> LoraConfig | None:
+def setrec_adapter(model_args: ModelConfig, model: SetRecModel) -> LoraConfig | None:
     """TRL's LoRA settings for the backbone, with SETRec's own parts trained in full; None for full fine-tuning."""
     config = get_peft_config(model_args)
     if config is None:
         return None
     config.task_type = None
-    config.target_modules = config.target_modules or ["q_proj", "v_proj", "o_proj"]  # the paper's
-    config.modules_to_save = [*_NEW_PARTS]
+    # the paper's, by T5's names and by everyone else's
+    projections = ["q", "v", "o"] if model.backbone.config.is_encoder_decoder else ["q_proj", "v_proj", "o_proj"]
+    config.target_modules = config.target_modules or projections
+    config.modules_to_save = [*(config.modules_to_save or []), *_NEW_PARTS]
     return config
 
 

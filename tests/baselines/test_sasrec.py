@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -62,6 +64,16 @@ def test_every_item_but_the_first_is_predicted_once_an_epoch():
         (batch,) = SASRec(TINY)._batches(sequences, generator)
         predicted = sorted(item for row in batch for item in row[1:].tolist() if item >= 0)
         assert predicted == [*range(1, 30), 101, 102, 103]
+
+
+def test_items_that_nobody_has_stay_where_they_were_drawn():
+    sequences = [[item for item in sequence if item < NUM_ITEMS - 2] for sequence in ring()]
+    one, two = (
+        SASRec(replace(TINY, num_epochs=epochs)).fit(sequences, NUM_ITEMS, progress=False).item_embeddings
+        for epochs in (1, 2)
+    )
+    assert np.array_equal(one[-2:], two[-2:])
+    assert not np.isclose(one[:-2], two[:-2]).all(axis=1).any()
 
 
 def test_sequences_of_one_item_are_refused():

@@ -1,6 +1,7 @@
 """The recipe end to end on a small dataset: results, resuming, tuning modes, and a checkpoint that stands alone."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -34,7 +35,9 @@ def _run(setrec: ModuleType, dataset: Path, output: Path, *options: str) -> dict
     return json.loads((output / "metrics.json").read_text())
 
 
-def test_it_learns_the_rule_and_its_checkpoint_stands_alone(setrec, ring_dataset, tmp_path, capsys) -> None:
+def test_it_learns_the_rule_and_its_checkpoint_stands_alone(
+    setrec, ring_dataset, tmp_path, capsys, monkeypatch
+) -> None:
     options = ("--num_train_epochs", "40", "--early_stopping_patience", "40", "--sasrec_epochs", "20")
     metrics = _run(setrec, ring_dataset, tmp_path / "out", *options)
     assert {"setrec", "popularity", "item_knn", "sasrec"} == set(metrics["results"])
@@ -45,6 +48,11 @@ def test_it_learns_the_rule_and_its_checkpoint_stands_alone(setrec, ring_dataset
     assert "Stop" in capsys.readouterr().out
     for name in ("report.txt", "comparison.png", "catalog.parquet", "llmrec.json", "item_features.safetensors"):
         assert (tmp_path / "out" / name).stat().st_size > 0
+    snippet = re.search(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path / "out")
+    exec(compile(snippet, "README.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 10
+    monkeypatch.chdir(tmp_path)
     moved = shutil.move(tmp_path / "out", tmp_path / "moved")
     checkpoint = load_checkpoint(moved)
     history = checkpoint.catalog.rows_of(["3", "4", "5"])
@@ -84,10 +92,11 @@ def test_every_way_to_train_runs(setrec, ring_dataset, tmp_path, options) -> Non
     assert metrics["results"]["setrec"]["valid_rate"] == 1.0
 
 
-def test_lora_leaves_a_plain_checkpoint(setrec, ring_dataset, tmp_path) -> None:
-    pretrained = make_pretrained(tmp_path / "pretrained", "qwen3", ["Stop 1 of the ring", "some other text"])
+@pytest.mark.parametrize("architecture", ["qwen3", "t5"])
+def test_lora_leaves_a_plain_checkpoint(setrec, ring_dataset, tmp_path, architecture) -> None:
+    pretrained = make_pretrained(tmp_path / "pretrained", architecture, ["Stop 1 of the ring", "some other text"])
     options = ("--model_name_or_path", str(pretrained), "--use_peft", "True", "--lora_r", "4", "--max_steps", "2")
-    metrics = _run(setrec, ring_dataset, tmp_path / "out", *options, "--lora_target_modules", "q_proj", "v_proj")
+    metrics = _run(setrec, ring_dataset, tmp_path / "out", *options)
     assert metrics["protocol"]["tuning"] == "LoRA"
     model = load_checkpoint(tmp_path / "out").model
     assert not any("lora" in name for name, _ in model.named_parameters())
@@ -99,6 +108,8 @@ def test_what_would_fail_after_training_is_refused_before(setrec, ring_dataset, 
         (["--attention_rule", "bidirectional"], "--history_loss prefix"),
         (["--beta", "2"], "beta is 2"),
         (["--refit", "True"], "give --beta"),
+        (["--attention_rule", "causal", "--architecture", "t5"], "not for t5"),
+        (["--num_semantic_tokens", "-1"], "0 or more"),
         (["--save_strategy", "no"], "steps or epoch"),
         (["--use_peft", "True", "--load_in_4bit", "True"], "no --load_in_4bit"),
         (["--attn_implementation", "eager"], "pretrained model only"),
@@ -106,6 +117,14 @@ def test_what_would_fail_after_training_is_refused_before(setrec, ring_dataset, 
         with pytest.raises(ValueError, match=message):
             _run(setrec, ring_dataset, tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()
+
+
+def test_lora_over_sharded_weights_is_refused(setrec, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    args, config, model_args = setrec.parse_arguments(["--output_dir", str(tmp_path), "--use_peft", "True"])
+    with pytest.raises(ValueError, match="whole on every process"):
+        setrec.check_arguments(args, config, model_args)
 
 
 def test_users_are_ranked_alike_alone_and_together(setrec, ring_dataset, tmp_path) -> None:

@@ -151,6 +151,17 @@ def test_a_catalogue_without_features_is_refused_and_the_old_one_stays(
     assert "another method's" in ask(client, "/v1/catalog/reload", folder=str(tmp_path)).json()["error"]["message"]
 
 
+def test_features_of_another_run_are_refused(client: httpx.Client, folder: Path, tmp_path: Path) -> None:
+    Catalog(Catalog.load(folder).items.slice(0, 29), np.empty((29, 0)), ()).save(tmp_path)
+    features = ItemFeatures.load(folder)
+    cf = features.cf[:29].clone()
+    cf[7] += 1
+    ItemFeatures(cf, features.text[:29], features.warm[:29]).save(tmp_path)
+    answer = ask(client, "/v1/catalog/reload", folder=str(tmp_path))
+    assert answer.status_code == 422
+    assert "'7' has other embeddings" in answer.json()["error"]["message"]
+
+
 def test_a_file_of_histories_gets_the_same_lists(client: httpx.Client, folder: Path, tmp_path: Path) -> None:
     histories = [["3", "4", "5"], ["9"], ["1", "2"]]
     pq.write_table(pa.table({"history": histories}), tmp_path / "histories.parquet")

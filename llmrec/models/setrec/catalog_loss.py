@@ -29,10 +29,14 @@ def catalog_cross_entropy(
         A scalar in float32; 0 for no rows, with gradients of 0.
     """
     chunk = chunk or max(1, LOGITS_AT_ONCE // max(1, states.shape[0] * states.shape[1]))
-    target_logits = torch.einsum("rkh,rkh->kr", states.float(), tokens_of(targets).float())
+    device = states.device.type
+    # autocast would take the products, and with them the loss, back to half precision
+    with torch.autocast(device, enabled=False):
+        target_logits = (states.float() * tokens_of(targets).float()).sum(-1).T
 
     def normalizer(states: Tensor, items: Tensor) -> Tensor:
-        return torch.einsum("rkh,ckh->krc", states.float(), tokens_of(items).float()).logsumexp(-1)
+        with torch.autocast(device, enabled=False):
+            return torch.einsum("rkh,ckh->krc", states.float(), tokens_of(items).float()).logsumexp(-1)
 
     chunks = torch.arange(num_items, device=states.device).split(chunk)
     if len(chunks) == 1:

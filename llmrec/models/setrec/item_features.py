@@ -1,5 +1,6 @@
 """What SETRec knows of every item: frozen embeddings, in catalogue order, beside the weights of a checkpoint."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,14 @@ class ItemFeatures:
 
     def __len__(self) -> int:
         return len(self.cf)
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over all of it."""
+        digest = hashlib.sha256()
+        for tensor in (self.cf, self.text, self.warm):
+            digest.update(tensor.cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def to(self, device: torch.device) -> "ItemFeatures":
         """On ``device``; itself where it is there already."""

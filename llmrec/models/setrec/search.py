@@ -46,14 +46,16 @@ class SetSearch:
         with torch.no_grad():
             parts = zip(features.cf.split(_ITEMS_AT_ONCE), features.text.split(_ITEMS_AT_ONCE), strict=True)
             self.tokens = torch.cat([model.tokenize(cf, text) for cf, text in parts])
+            # of items, in the shape of the two products that every request takes
+            self._cf = self.tokens[:, 0].float().contiguous()
+            self._semantic = self.tokens[:, 1:].float().flatten(1).contiguous()
 
     @torch.no_grad()
     def score(self, histories: Sequence[Sequence[int]]) -> SetScores:
         """Scores after each history of item indices, oldest first; a history may be empty."""
         history = padded_rows(histories).to(self.tokens.device)
         states = self.model.query(history, tokens=self.tokens)[:, 0].float()
-        tokens = self.tokens.float()
-        return SetScores(states[:, 0] @ tokens[:, 0].T, states[:, 1:].flatten(1) @ tokens[:, 1:].flatten(1).T)
+        return SetScores(states[:, 0] @ self._cf.T, states[:, 1:].flatten(1) @ self._semantic.T)
 
 
 def best_items(scores: Tensor, k: int, banned: Tensor | None = None) -> tuple[Tensor, Tensor]:

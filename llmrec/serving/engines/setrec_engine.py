@@ -69,8 +69,30 @@ class SetRecEngine(BatchingEngine):
             raise DataError(f"{folder} holds no item features: make them with extend_items.") from None
         if len(features) != len(catalog):
             raise DataError(f"{folder} has features of {len(features)} items, and a catalogue of {len(catalog)}.")
+        self._check_same_space(catalog, features)
         search = SetSearch(self._model, features)
         return _Scored(catalog, self._checkpoint.prompter(catalog), None, search)
+
+    def _check_same_space(self, catalog: Catalog, features: ItemFeatures) -> None:
+        """Items that the model was trained with must be embedded as they were then.
+
+        Raises:
+            DataError: naming one that is not.
+        """
+        trained, known = self._model.items, self._checkpoint.catalog.item_index
+        now, then = [], []
+        for row, item_id in enumerate(catalog.item_ids):
+            if item_id in known:
+                now.append(row)
+                then.append(known[item_id])
+        same = (features.cf[now] == trained.cf[then].cpu()).all(dim=1)
+        same &= (features.text[now] == trained.text[then].cpu()).all(dim=1)
+        if not same.all():
+            item_id = catalog.item_ids[now[int(same.int().argmin())]]
+            raise DataError(
+                f"Item {item_id!r} has other embeddings than those that the model was trained with: add new items to "
+                "the checkpoint's own catalogue, with extend_items."
+            )
 
 
 def _banned(requests: Sequence[RankRequest], scores: Tensor) -> Tensor:
