@@ -5,7 +5,7 @@ import numpy as np
 from llmrec.evaluation import Evaluator
 from llmrec.models.setrec import SetRecModel
 from llmrec.models.setrec.recommender import SetRecRecommender
-from llmrec.training.processes import gather_rows, share_rows
+from llmrec.recipe.evaluation import rank_in_shares
 
 #: Tried in this order; of two that do equally well the first is kept.
 BETAS = tuple(round(step / 10, 1) for step in range(11))
@@ -30,15 +30,14 @@ def choose_beta(
     """
     betas = BETAS if beta is None else (beta,)
     k = max(evaluator.ks)
-    lengths = [min(len(history), recommender.max_history) for history in evaluator.histories]
-    rows = share_rows(lengths, recommender.batch_size)
-    histories, seen = ([lists[row] for row in rows] for lists in (evaluator.histories, evaluator.seen))
-    each = recommender.recommend_each(model, histories, k, betas, seen, evaluator.candidates, progress=False)
-    ranked = gather_rows(rows, each.transpose(1, 0, 2).reshape(len(rows), len(betas) * k), len(lengths))
-    results = [
-        evaluator.evaluate("validation", lists).metrics
-        for lists in np.moveaxis(ranked.reshape(len(lengths), len(betas), k), 1, 0)
-    ]
+
+    def rank(histories: list[list[int]], seen: list[list[int]]) -> np.ndarray:
+        """The lists of every beta side by side."""
+        each = recommender.recommend_each(model, histories, k, betas, seen, evaluator.candidates, progress=False)
+        return np.hstack([*each])
+
+    ranked = np.hsplit(rank_in_shares(recommender, evaluator, rank), len(betas))
+    results = [evaluator.evaluate("validation", lists).metrics for lists in ranked]
     best = int(np.argmax([metrics[_METRIC] for metrics in results]))
     model.config.beta = betas[best]
     shown = (_METRIC, *(f"hit_rate@{k}" for k in evaluator.ks))

@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -19,7 +18,7 @@ from llmrec.recipe.data import DatasetArguments
 
 logger = logging.getLogger(__name__)
 
-#: Written last: says that a folder is complete, and from what it was made.
+#: Written last: says that a folder, which is named by its hash, is complete, and from what it was made.
 _RECORD_FILE = "item_features.json"
 
 
@@ -62,11 +61,12 @@ def open_item_features(
     # one folder for each: runs with other seeds neither replace it nor wait for it
     name = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
     folder = dataset.folder / "sasrec" / name
-    sasrec = _kept_sasrec(folder, record, config, len(item_ids))
-    if sasrec is None:
+    if (folder / _RECORD_FILE).is_file():
+        logger.info("%s is up to date: SASRec is read from it.", folder)
+        sasrec = SASRec.load(folder, config, len(item_ids))
+    else:
         device = "cuda" if torch.cuda.is_available() else "cpu"
         sasrec = SASRec(config, device).fit(sequences, len(item_ids))
-        (folder / _RECORD_FILE).unlink(missing_ok=True)
         sasrec.save(folder)
         write_json(folder / _RECORD_FILE, record)
     text = embed_items(
@@ -81,11 +81,3 @@ def open_item_features(
     if args.cold_items == "neighbours":
         features = replace(features, cf=cf_from_neighbours(features))
     return features, sasrec
-
-
-def _kept_sasrec(folder: Path, record: dict[str, object], config: SASRecConfig, num_items: int) -> SASRec | None:
-    path = folder / _RECORD_FILE
-    if not path.is_file() or json.loads(path.read_text()) != json.loads(json.dumps(record)):
-        return None
-    logger.info("%s is up to date: SASRec is read from it.", folder)
-    return SASRec.load(folder, config, num_items)
