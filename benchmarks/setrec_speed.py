@@ -12,7 +12,6 @@ import statistics
 import time
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
 from benchmarks.decoding_measure import hardware, versions
@@ -25,7 +24,7 @@ from llmrec.decoding.generate import generate_items
 from llmrec.decoding.rules import Rules, batch_rules
 from llmrec.models.from_config import SmallModelConfig, build_small_model, small_model_config, train_text_tokenizer
 from llmrec.models.setrec import ItemFeatures, SetRecConfig, SetRecModel
-from llmrec.models.setrec.search import SetSearch, best_items
+from llmrec.models.setrec.search import SetSearch
 from llmrec.prompts.history import HISTORY_OPENING, history_prompt
 from llmrec.prompts.renderer import SegmentRenderer
 from llmrec.trie import Trie
@@ -122,11 +121,8 @@ def setrec(
     search = SetSearch(SetRecModel(config).eval(), features)
 
     def rank(batch: list[int]) -> object:
-        scores = search.score([histories[row] for row in batch]).grounded(config.beta)
-        banned = torch.zeros(scores.shape, dtype=torch.bool)
-        places = np.repeat(np.arange(len(batch)), [len(seen[row]) for row in batch])
-        banned[places, [item for row in batch for item in seen[row]]] = True
-        return best_items(scores, K, banned)
+        rows = [histories[row] for row in batch]
+        return search.best(rows, config.beta, K, [seen[row] for row in batch], [None] * len(batch))
 
     return rank
 

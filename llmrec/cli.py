@@ -69,6 +69,12 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> "argparse._ArgumentG
     group.add_argument("--scores", choices=["vocabulary", "catalog"], help="what beams are ranked by; as validated")
     group.add_argument("--device", default="auto", help="of the transformers engine (auto)")
     group.add_argument("--dtype", default="auto", help="float32, bfloat16, ...; auto: as saved")
+    group.add_argument(
+        "--index",
+        choices=["exact", "approximate"],
+        default="exact",
+        help="SETRec: score every item, or a part of a catalogue too large for that (exact)",
+    )
     return group
 
 

@@ -21,6 +21,7 @@ from llmrec.prompts.renderer import SegmentRenderer
 from llmrec.prompts.segments import Segment
 from llmrec.schema import DataError
 from llmrec.serving.engines.engine import Engine
+from llmrec.vector_index import IndexKind
 from llmrec.vocabulary import ItemVocabulary
 
 EngineKind = Literal["transformers", "vllm"]
@@ -44,6 +45,7 @@ class EngineOptions:
         tensor_parallel_size: GPUs that vLLM splits the model over.
         data_parallel_size: copies of the model that vLLM spreads requests over.
         beam_search: of the vLLM engine: ours, or vLLM's stock loop for comparison.
+        index: of models that score the whole catalogue: ``approximate`` scores a part of a large one.
 
     Raises:
         ValueError: if a number is below 1, or the dtype is not one of ``DTYPES``.
@@ -58,6 +60,7 @@ class EngineOptions:
     tensor_parallel_size: int = 1
     data_parallel_size: int = 1
     beam_search: Literal["llmrec", "stock"] = "llmrec"
+    index: IndexKind = "exact"
 
     def __post_init__(self) -> None:
         for name in ("max_batch_size", "max_num_beams", "tensor_parallel_size", "data_parallel_size", "num_workers"):

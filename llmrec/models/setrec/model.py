@@ -1,6 +1,6 @@
 """SETRec: a set of tokens for each item, queries that yield such a set, and the catalogue scored with it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -117,14 +117,19 @@ class SetRecModel(PreTrainedModel):
             return token
         return torch.cat([token, self.auto_encoder.encode(text.to(dtype))], dim=-2)
 
-    def query(self, history: Tensor, items_before: Tensor | None = None, tokens: Tensor | None = None) -> Tensor:
+    def query(
+        self,
+        history: Tensor,
+        items_before: Tensor | None = None,
+        tokens_of: Callable[[Tensor], Tensor] | None = None,
+    ) -> Tensor:
         """Hidden states at the queries: what the tokens of the next item should be.
 
         Args:
             history: item indices, oldest first, int64 of shape (batch, max_history), padded at the end with -1.
             items_before: for each branch, how many items of the history it comes after, int64 of shape (batch,
                 num_branches), -1 for a branch that there is none of; None asks once, after the whole history.
-            tokens: of all items, where they are known already, shape (num_items, 1 + N, hidden_size).
+            tokens_of: item indices (n,) to tokens (n, 1 + N, hidden_size), of another catalogue than ``items``.
 
         Returns:
             Shape (batch, num_branches, 1 + N, hidden_size).
@@ -141,16 +146,16 @@ class SetRecModel(PreTrainedModel):
             response_length=len(config.response_token_ids),
             rule=config.attention_rule,
         )
-        embeddings = self._embeddings(history, items_before.shape[1], tokens)
+        embeddings = self._embeddings(history, items_before.shape[1], tokens_of or self.item_tokens)
         states = query_states(self.backbone, embeddings, layout)
         return states.unflatten(1, (items_before.shape[1], config.num_tokens))
 
-    def _embeddings(self, history: Tensor, num_branches: int, tokens: Tensor | None) -> Tensor:
+    def _embeddings(self, history: Tensor, num_branches: int, tokens_of: Callable[[Tensor], Tensor]) -> Tensor:
         """Of all tokens, in the order of the layout."""
         batch = len(history)
         # padding reads some item: nothing attends to it
         rows, places = history.clamp(min=0).unique(return_inverse=True)
-        items = (self.item_tokens(rows) if tokens is None else tokens[rows])[places].flatten(1, 2)
+        items = tokens_of(rows)[places].flatten(1, 2)
         instruction = self._words(self.config.instruction_token_ids).expand(batch, -1, -1)
         response = self._words(self.config.response_token_ids).repeat(num_branches, 1).expand(batch, -1, -1)
         # called, not read: ZeRO-3 gathers a module's weights when it is called

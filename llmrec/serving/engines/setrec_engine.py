@@ -6,15 +6,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from llmrec.catalog import Catalog
 from llmrec.models.setrec import ItemFeatures, SetRecModel
-from llmrec.models.setrec.search import SetSearch, best_items
+from llmrec.models.setrec.search import SetSearch
 from llmrec.schema import DataError
 from llmrec.serving.checkpoint import EngineOptions, ServedSetRec
 from llmrec.serving.engines.batching import BatchingEngine, Pending
 from llmrec.serving.engines.engine import LoadedCatalog, RankedList, RankRequest, TextChunk, TextRequest
+from llmrec.vector_index import IndexKind
+
+#: Items beyond which an exact search on a CPU takes an index, which holds no score of every item for every user.
+_LARGEST_PRODUCT = 131_072
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class SetRecEngine(BatchingEngine):
 
     Args:
         checkpoint: to serve.
-        options: of these, ``device``, ``dtype``, ``max_batch_size`` and ``num_workers``.
+        options: of these, ``device``, ``dtype``, ``max_batch_size``, ``num_workers`` and ``index``.
     """
 
     def __init__(self, checkpoint: ServedSetRec, options: EngineOptions) -> None:
@@ -54,8 +57,10 @@ class SetRecEngine(BatchingEngine):
     def search(self, batch: Sequence[Pending]) -> list[RankedList]:
         loaded, requests = batch[0].loaded, [pending.request for pending in batch]
         assert isinstance(loaded, _Scored)
-        scores = loaded.search.score([request.prompt for request in requests]).grounded(self._model.config.beta)
-        items, values = best_items(scores, max(request.k for request in requests), _banned(requests, scores))
+        histories = [request.prompt for request in requests]
+        exclude, allow = zip(*map(_limits, requests), strict=True)
+        k = max(request.k for request in requests)
+        items, values = loaded.search.best(histories, self._model.config.beta, k, exclude, allow)
         return [
             _ranked_list(row_items[: request.k], row_scores[: request.k])
             for request, row_items, row_scores in zip(requests, items.tolist(), values.tolist(), strict=True)
@@ -70,7 +75,11 @@ class SetRecEngine(BatchingEngine):
         if len(features) != len(catalog):
             raise DataError(f"{folder} has features of {len(features)} items, and a catalogue of {len(catalog)}.")
         self._check_same_space(catalog, features)
-        search = SetSearch(self._model, features)
+        on_cpu = self._model.device.type == "cpu"
+        index: IndexKind | None = self._options.index
+        if index == "exact" and not (on_cpu and len(features) > _LARGEST_PRODUCT):
+            index = None
+        search = SetSearch(self._model, features, index)
         return _Scored(catalog, self._checkpoint.prompter(catalog), None, search)
 
     def _check_same_space(self, catalog: Catalog, features: ItemFeatures) -> None:
@@ -95,17 +104,13 @@ class SetRecEngine(BatchingEngine):
             )
 
 
-def _banned(requests: Sequence[RankRequest], scores: Tensor) -> Tensor:
-    """True where a request may not have an item, shape of ``scores``."""
-    banned = torch.zeros(scores.shape, dtype=torch.bool, device=scores.device)
-    for row, request in enumerate(requests):
-        if request.rules is None:
-            continue
-        if request.rules.allow is not None:
-            banned[row] = True
-            banned[row, list(request.rules.allow)] = False
-        banned[row, list(request.rules.exclude)] = True
-    return banned
+def _limits(request: RankRequest) -> tuple[Sequence[int], Sequence[int] | None]:
+    """Items that a list may not hold, and the only ones that it may; None for all."""
+    if request.rules is None:
+        return (), None
+    if isinstance(request.rules.allow, str):
+        raise ValueError(f"allow names the subset {request.rules.allow!r}; SETRec is given item indices.")
+    return request.rules.exclude, request.rules.allow
 
 
 def _ranked_list(items: list[int], scores: list[float]) -> RankedList:
