@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 #: Row of the table -> recipe and its options.
 MODELS: dict[str, tuple[str, list[str]]] = {
     "SETRec, Qwen3": ("setrec", []),
-    "SETRec, T5": ("setrec", ["--architecture", "t5"]),
+    "SETRec, T5": ("setrec", ["--config", str(ROOT / "recipes/configs/setrec/t5_ml-100k.yaml")]),
     "LC-Rec, Qwen3": ("lcrec", []),
 }
 METRICS = ("recall@10", "ndcg@10")

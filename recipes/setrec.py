@@ -97,7 +97,7 @@ class SetRecArguments(FeatureArguments, EvaluationArguments):
     )
     hidden_size: int = field(default=128, metadata={"help": "Width of the small model."})
     num_layers: int = field(default=2, metadata={"help": "Layers of the small model."})
-    dropout: float = field(default=0.1, metadata={"help": "Dropout of the small model."})
+    dropout: float = field(default=0.0, metadata={"help": "Dropout of the small model."})
 
 
 def check_arguments(args: SetRecArguments, config: SetRecTrainingArguments, model_args: ModelConfig) -> None:

@@ -1,4 +1,4 @@
-"""The recipe in processes that may die, forked from one that has imported it: a start costs a second, not fifteen."""
+"""Recipes in processes that may die, forked from one that has imported them: a start costs a second, not fifteen."""
 
 import multiprocessing
 import os
@@ -16,14 +16,16 @@ from transformers import Trainer
 from llmrec.training import faults
 from tests.recipes.conftest import load_recipe
 
-RECIPE = load_recipe("lcrec")
+RECIPES = {name: load_recipe(name) for name in ("lcrec", "setrec")}
 
 #: Something done to the child before its recipe starts.
 Sabotage = Callable[[], None]
 
 
-def start(argv: list[str], log: Path, sabotage: Sabotage | None = None, processes: int = 1) -> list[BaseProcess]:
-    """Start the recipe on ``processes`` processes that write what they say to ``log``."""
+def start(
+    argv: list[str], log: Path, sabotage: Sabotage | None = None, processes: int = 1, recipe: str = "lcrec"
+) -> list[BaseProcess]:
+    """Start a recipe on ``processes`` processes that write what they say to ``log``."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     port = free_port()
@@ -33,7 +35,7 @@ def start(argv: list[str], log: Path, sabotage: Sabotage | None = None, processe
         if processes > 1:
             environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
             environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
-        started.append(context.Process(target=_main, args=(argv, str(log), environment, sabotage)))
+        started.append(context.Process(target=_main, args=(recipe, argv, str(log), environment, sabotage)))
         started[-1].start()
     return started
 
@@ -44,15 +46,17 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def run(argv: list[str], log: Path, sabotage: Sabotage | None = None, processes: int = 1) -> list[int | None]:
-    """Exit codes of the recipe's processes; negative for the signal that ended one."""
-    started = start(argv, log, sabotage, processes)
+def run(
+    argv: list[str], log: Path, sabotage: Sabotage | None = None, processes: int = 1, recipe: str = "lcrec"
+) -> list[int | None]:
+    """Exit codes of a recipe's processes; negative for the signal that ended one."""
+    started = start(argv, log, sabotage, processes, recipe)
     for process in started:
         process.join(timeout=300)
     return [process.exitcode for process in started]
 
 
-def _main(argv: list[str], log: str, environment: dict[str, str], sabotage: Sabotage | None) -> None:
+def _main(recipe: str, argv: list[str], log: str, environment: dict[str, str], sabotage: Sabotage | None) -> None:
     os.environ.update(environment)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
@@ -60,7 +64,7 @@ def _main(argv: list[str], log: str, environment: dict[str, str], sabotage: Sabo
     torch.set_num_threads(1)
     if sabotage is not None:
         sabotage()
-    RECIPE.main(argv)
+    RECIPES[recipe].main(argv)
 
 
 def die() -> None:
@@ -110,8 +114,9 @@ def die_while_removing_a_checkpoint() -> None:
 
 def die_in_the_test() -> None:
     """Training is over, and the final checkpoint saved."""
-    assert hasattr(RECIPE, "load_checkpoint"), "the recipe tests the checkpoint that it has saved"
-    RECIPE.load_checkpoint = lambda *args, **kwargs: die()  # noqa: ARG005
+    for recipe in RECIPES.values():
+        assert hasattr(recipe, "load_checkpoint"), "a recipe tests the checkpoint that it has saved"
+        recipe.load_checkpoint = lambda *args, **kwargs: die()  # noqa: ARG005
 
 
 def fill_disk(folder: Path, room: int) -> None:

@@ -13,7 +13,14 @@ import torch
 from benchmarks.launch_curves import Launch, largest_difference, losses
 from llmrec.hub import load_checkpoint
 from llmrec.models.setrec.recommender import SetRecRecommender
+from llmrec.training.checkpoints import complete_checkpoints
 from tests.recipes.conftest import load_recipe
+from tests.recipes.recipe_process import (
+    die_before_the_checkpoint_is_marked,
+    die_in_the_test,
+    die_while_writing_the_optimizer,
+    run,
+)
 from tests.tiny import make_pretrained
 
 pytestmark = pytest.mark.slow
@@ -33,6 +40,10 @@ def setrec() -> ModuleType:
 def _run(setrec: ModuleType, dataset: Path, output: Path, *options: str) -> dict:
     setrec.main(["--dataset_dir", str(dataset), "--output_dir", str(output), *TINY, *options])
     return json.loads((output / "metrics.json").read_text())
+
+
+def _results(output: Path) -> dict:
+    return json.loads((output / "metrics.json").read_text())["results"]
 
 
 def test_it_learns_the_rule_and_its_checkpoint_stands_alone(
@@ -73,6 +84,22 @@ def test_two_steps_then_resumed_to_four_equals_four_in_one_go(setrec, ring_datas
     assert resumed["results"] == whole["results"]
     weights = [(folder / "model.safetensors").read_bytes() for folder in (broken, tmp_path / "whole")]
     assert weights[0] == weights[1]
+
+
+def test_killed_again_and_again_it_ends_with_the_same_bytes(ring_dataset, tmp_path) -> None:
+    def argv(output: Path) -> list[str]:
+        options = ("--num_train_epochs", "2", "--save_strategy", "steps", "--save_steps", "2")
+        return ["--dataset_dir", str(ring_dataset), "--output_dir", str(output), *TINY, *options]
+
+    log, whole, broken = tmp_path / "log", tmp_path / "whole", tmp_path / "broken"
+    assert run(argv(whole), log, recipe="setrec") == [0], log.read_text()
+    for die in (die_while_writing_the_optimizer, die_before_the_checkpoint_is_marked, die_in_the_test):
+        assert run(argv(broken), log, die, recipe="setrec") == [-9], log.read_text()
+        assert complete_checkpoints(broken)
+    assert run(argv(broken), log, recipe="setrec") == [0], log.read_text()
+    for name in ("model.safetensors", "item_features.safetensors"):
+        assert (broken / name).read_bytes() == (whole / name).read_bytes()
+    assert _results(broken) == _results(whole)
 
 
 @pytest.mark.parametrize(
