@@ -8,6 +8,7 @@ each seed; a run that is finished is read, not repeated. Every choice (checkpoin
 
 import argparse
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,11 +23,19 @@ from llmrec.atomic import atomic_path, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 
+T5 = ["--config", str(ROOT / "recipes/configs/setrec/t5_ml-100k.yaml")]
+
 #: Row of the table -> recipe and its options.
 MODELS: dict[str, tuple[str, list[str]]] = {
     "SETRec, Qwen3": ("setrec", []),
-    "SETRec, T5": ("setrec", ["--config", str(ROOT / "recipes/configs/setrec/t5_ml-100k.yaml")]),
+    "SETRec, T5": ("setrec", T5),
     "LC-Rec, Qwen3": ("lcrec", []),
+}
+#: As the released code masks: what a run without flags does not measure.
+RELEASED: dict[str, tuple[str, list[str]]] = {
+    "SETRec, Qwen3, causal mask": ("setrec", ["--attention_rule", "causal"]),
+    "SETRec, T5, prefixes": ("setrec", [*T5, "--history_loss", "prefix"]),
+    "SETRec, T5, no mask": ("setrec", [*T5, "--history_loss", "prefix", "--attention_rule", "bidirectional"]),
 }
 METRICS = ("recall@10", "ndcg@10")
 
@@ -36,7 +45,7 @@ def main() -> None:
     parser.add_argument(
         "--dataset_dir", default="data/ml-100k_temporal", help="the default is prepared by the first run of SETRec's"
     )
-    parser.add_argument("--models", nargs="+", choices=list(MODELS), default=list(MODELS))
+    parser.add_argument("--models", nargs="+", choices=[*MODELS, *RELEASED], default=list(MODELS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--runs_dir", default="outputs/setrec_benchmark", help="where the runs' folders are made")
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="more options of the recipes, last")
@@ -52,8 +61,8 @@ def main() -> None:
 
 def run_recipe(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
     """Train once, in a process of its own, and read what the run left behind."""
-    recipe, options = MODELS[name]
-    folder = Path(args.runs_dir) / f"{name.replace(', ', '_').replace('-', '').lower()}_seed{seed}"
+    recipe, options = {**MODELS, **RELEASED}[name]
+    folder = Path(args.runs_dir) / Path(args.dataset_dir).name / f"{re.sub('[^a-z0-9]+', '_', name.lower())}_seed{seed}"
     command = [sys.executable, str(ROOT / "recipes" / f"{recipe}.py"), "--dataset_dir", args.dataset_dir]
     command += ["--output_dir", str(folder), "--seed", str(seed), "--disable_tqdm", "True", *options, *args.options]
     print(" ".join(command[1:]), flush=True)

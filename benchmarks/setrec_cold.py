@@ -35,7 +35,7 @@ METRIC = "recall@10"
 MODELS: dict[str, list[str]] = {
     "SETRec": [],
     "SETRec, CF alone": ["--num_semantic_tokens", "0"],
-    "SETRec, CF as drawn": ["--cold_items", "drawn"],
+    "SETRec, CF alone, as drawn": ["--num_semantic_tokens", "0", "--cold_items", "drawn"],
 }
 
 
