@@ -158,7 +158,7 @@ def train_and_test(
     with PartialState().main_process_first(), stopwatch.stage("data"):
         dataset = open_dataset(args, TEMPORAL_SPLIT)
         catalog = Catalog(dataset.items, np.empty((dataset.items.num_rows, 0)), ())
-        features, sasrec = open_item_features(args, dataset, config.seed, args.refit, args.max_history)
+        features, sasrec = open_item_features(args, dataset, config.seed, args.refit, args.max_history, config.device)
 
     # Model
     small = SmallModelConfig(args.architecture, args.hidden_size, args.num_layers, dropout=args.dropout)
@@ -209,7 +209,7 @@ def train_and_test(
     groups: dict[ItemGroup, tuple[Evaluator, np.ndarray]] = {}
     with stopwatch.stage("evaluation"):
         for items in ("all", "warm", "cold"):
-            evaluator = open_evaluator(args, dataset, catalog, features, items)
+            evaluator = open_evaluator(args, dataset, catalog, items)
             if evaluator is not None:
                 groups[items] = evaluator, rank_users(recommender, model, evaluator, PartialState().is_main_process)
     if PartialState().is_main_process:
@@ -255,13 +255,11 @@ def ranking_validation(
     return lambda model: choose_beta(recommender, model, evaluator, args.beta)
 
 
-def open_evaluator(
-    args: SetRecArguments, dataset: RecDataset, catalog: Catalog, features: ItemFeatures, items: ItemGroup
-) -> Evaluator | None:
+def open_evaluator(args: SetRecArguments, dataset: RecDataset, catalog: Catalog, items: ItemGroup) -> Evaluator | None:
     """Of the test users; None where none of them has a target in the group."""
-    cold = {catalog.item_ids[row] for row in (~features.warm).nonzero()[:, 0].tolist()}
+    warm = {item for sequence in dataset.train_sequences(refit=args.refit) for item in sequence}
     targets = {item for items in dataset.test["target_item_ids"].to_pylist() for item in items}
-    if (items == "cold" and not targets & cold) or (items == "warm" and not targets - cold):
+    if (items == "cold" and targets <= warm) or (items == "warm" and not targets & warm):
         logger.warning("No test user has a target among the %s items: that group is left out.", items)
         return None
     return Evaluator(dataset, catalog.item_ids, "test", exclude_seen=args.exclude_seen, refit=args.refit, items=items)

@@ -38,7 +38,7 @@ class FeatureArguments(DatasetArguments):
 
 
 def open_item_features(
-    args: FeatureArguments, dataset: RecDataset, seed: int, refit: bool, max_history: int
+    args: FeatureArguments, dataset: RecDataset, seed: int, refit: bool, max_history: int, device: torch.device
 ) -> tuple[ItemFeatures, SASRec]:
     """Text embeddings of all items and CF embeddings of a SASRec trained on training interactions only.
 
@@ -48,6 +48,7 @@ def open_item_features(
         seed: of SASRec.
         refit: train it on the validation items too.
         max_history: items that SASRec reads.
+        device: where SASRec is trained.
 
     Returns:
         The features, and the recommender behind them: a floor.
@@ -65,7 +66,6 @@ def open_item_features(
         logger.info("%s is up to date: SASRec is read from it.", folder)
         sasrec = SASRec.load(folder, config, len(item_ids))
     else:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         sasrec = SASRec(config, device).fit(sequences, len(item_ids))
         sasrec.save(folder)
         write_json(folder / _RECORD_FILE, record)
@@ -76,7 +76,8 @@ def open_item_features(
         encoder=args.text_encoder_type,
     )
     warm = torch.zeros(len(item_ids), dtype=torch.bool)
-    warm[[item for sequence in sequences for item in sequence]] = True
+    # of a single item SASRec learns nothing
+    warm[[item for sequence in sequences if len(sequence) > 1 for item in sequence]] = True
     features = ItemFeatures(torch.from_numpy(sasrec.item_embeddings), torch.from_numpy(text), warm)
     if args.cold_items == "neighbours":
         features = replace(features, cf=cf_from_neighbours(features))

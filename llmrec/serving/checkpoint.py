@@ -291,9 +291,13 @@ def make_engine(kind: EngineKind, checkpoint: Served, options: EngineOptions) ->
     if isinstance(checkpoint, ServedSetRec):
         if kind == "vllm":
             raise ValueError("vLLM has no attention of SETRec's kind: serve it with --engine transformers.")
+        if options.scores is not None:
+            raise ValueError(f"scores is {options.scores!r}, and a SETRec model ranks without beams: leave it out.")
         from llmrec.serving.engines.setrec_engine import SetRecEngine  # noqa: PLC0415 -- one engine is imported
 
         return SetRecEngine(checkpoint, options)
+    if options.index != EngineOptions.index:
+        raise ValueError(f"index is {options.index!r}, and this model searches its trie, not vectors: leave it out.")
     if kind == "transformers":
         from llmrec.serving.engines.transformers_engine import TransformersEngine  # noqa: PLC0415 -- one engine is imported
 

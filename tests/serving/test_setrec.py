@@ -96,6 +96,7 @@ def test_rules_hold(client: httpx.Client) -> None:
     ("route", "body", "message"),
     [
         ("/v1/recommendations", {"users": [{"history": ["1"]}], "trace": True}, "scores all items at once"),
+        ("/v1/recommendations", {"users": [{"history": ["1"]}], "num_beams": 20}, "has no num_beams"),
         ("/v1/recommendations", {"users": [{"history": ["1"]}], "require_prefix": [1]}, "items have none"),
         ("/v1/recommendations", {"users": [{"history": ["1"]}], "max_per_first_code": 1}, "items have none"),
         ("/v1/completions", {"model": "setrec", "prompt": "Film"}, "reads item ids"),
@@ -160,6 +161,41 @@ def test_features_of_another_run_are_refused(client: httpx.Client, folder: Path,
     answer = ask(client, "/v1/catalog/reload", folder=str(tmp_path))
     assert answer.status_code == 422
     assert "'7' has other embeddings" in answer.json()["error"]["message"]
+
+
+def test_the_same_item_described_anew_is_read_anew(client: httpx.Client, folder: Path, tmp_path: Path) -> None:
+    """Ids and titles stay, so the catalogue is the same; the text embedding is not."""
+    tables = [
+        pa.Table.from_pylist(
+            [{"item_id": "new", "title": "Film", "description": text, "brand": "", "categories": []}], ITEMS
+        )
+        for text in ("Ships at sea", "A comedy of errors in a bakery")
+    ]
+    scores = []
+    for name, table in zip(("first", "second"), tables, strict=True):
+        extend_items(folder, table, tmp_path / name)
+        assert ask(client, "/v1/catalog/reload", folder=str(tmp_path / name)).status_code == 200
+        only_new = {"history": ["3"], "rules": {"allow": ["new"]}}
+        scores += [ask(client, users=[only_new], k=1).json()["data"][0]["items"][0]["score"]]
+    assert abs(scores[0] - scores[1]) > 1e-4
+    assert ask(client, "/v1/catalog/reload", folder=str(folder)).status_code == 200
+
+
+def test_an_approximate_index_is_searched_where_it_is_asked_for(folder: Path) -> None:
+    served = open_served(str(folder))
+    engine = make_engine("transformers", served, EngineOptions(device="cpu", index="approximate"))
+    with running(served, engine) as indexed, running(served) as plain:
+        body = {"users": [{"history": ["3", "4"]}, {"history": [], "rules": {"allow": ["7", "8"], "exclude": ["8"]}}]}
+        lists = [ask(client, **body, k=9) for client in (indexed, plain)]
+    assert item_ids(lists[0]) == item_ids(lists[1])
+    assert item_ids(lists[0])[1] == ["7"]
+
+
+def test_options_of_other_methods_are_refused(folder: Path) -> None:
+    with pytest.raises(ValueError, match="ranks without beams"):
+        make_engine("transformers", open_served(str(folder)), EngineOptions(scores="catalog"))
+    with pytest.raises(DataError, match="scores all items"):
+        RecommendOptions(num_beams=20).resolved(open_served(str(folder)))
 
 
 def test_a_file_of_histories_gets_the_same_lists(client: httpx.Client, folder: Path, tmp_path: Path) -> None:

@@ -2,13 +2,14 @@
 
 from dataclasses import asdict, dataclass, replace
 from importlib.util import find_spec
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
 from llmrec.decoding.beam_search import ScoreKind
 from llmrec.schema import DataError
 from llmrec.serving.checkpoint import DTYPES, EngineOptions, Served
+from llmrec.vector_index import IndexKind
 
 #: What may change between two calls that go on with the same job: it leaves every list as it is.
 _NOT_IDENTITY = ("num_workers", "overwrite")
@@ -25,6 +26,7 @@ class RecommendOptions:
         scores: what beams are ranked by; None takes what the checkpoint was validated with.
         device: of the transformers and ray engines: ``auto`` takes a GPU where there is one.
         dtype: ``auto`` keeps the precision that the checkpoint was saved in.
+        index: of models that score the whole catalogue: ``approximate`` scores a part of a large one.
         batch_size: users that are ranked at a time.
         block_size: users between two saves; a job that is cut off loses at most so many (with ray, for each worker).
         num_workers: copies of the model that ray runs.
@@ -40,6 +42,7 @@ class RecommendOptions:
     scores: ScoreKind | None = None
     device: str = "auto"
     dtype: str = "auto"
+    index: IndexKind = "exact"
     batch_size: int = 32
     block_size: int = 2048
     num_workers: int = 2
@@ -55,9 +58,13 @@ class RecommendOptions:
             DataError: if an option is out of range.
             ImportError: if the engine is an extra that is not installed.
         """
-        width = self.k if checkpoint.reads_items else checkpoint.num_beams
-        num_beams = width if self.num_beams is None else self.num_beams
-        options = replace(self, num_beams=num_beams, scores=self.scores or checkpoint.scores)
+        if checkpoint.reads_items:
+            if self.num_beams is not None:
+                raise DataError(f"num_beams is {self.num_beams}, and this model scores all items: leave it out.")
+            options = replace(self, num_beams=self.k)
+        else:
+            num_beams = checkpoint.num_beams if self.num_beams is None else self.num_beams
+            options = replace(self, num_beams=num_beams, scores=self.scores or checkpoint.scores)
         options._check()
         return options
 
@@ -74,6 +81,7 @@ class RecommendOptions:
             dtype=self.dtype,
             max_batch_size=self.batch_size,
             max_num_beams=self.num_beams or EngineOptions.max_num_beams,
+            index=self.index,
         )
 
     def _check(self) -> None:
@@ -91,9 +99,10 @@ class RecommendOptions:
             "scores": ("vocabulary", "catalog"),
             "unknown_items": ("refuse", "skip"),
             "dtype": DTYPES,
+            "index": get_args(IndexKind),
         }
         for name, values in allowed.items():
-            if getattr(self, name) not in values:
+            if getattr(self, name) not in (*values, None):
                 raise DataError(f"{name} is {getattr(self, name)!r}; allowed are {', '.join(values)}.")
         self._check_extra()
         self._check_device()

@@ -134,7 +134,8 @@ class Catalogs:
             old = self.current
             with self._counted("reload"):
                 catalog = await asyncio.to_thread(self._read, folder)
-                if catalog.fingerprint != old.catalog.fingerprint:
+                # items may be the same, and what a model that scores them reads of them another
+                if self._checkpoint.reads_items or catalog.fingerprint != old.catalog.fingerprint:
                     self._serve(await self._prepare(catalog, folder))
                     self.previous = old
             return Change(old.catalog, catalog)

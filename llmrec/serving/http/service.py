@@ -91,8 +91,12 @@ class Service:
             ApiError: 422.
         """
         settings = self.settings
-        if k > settings.longest_list:
-            raise ApiError(422, f"{name} is {k}; the limit is {settings.longest_list}.", name, "limit_exceeded")
+        if self.checkpoint.reads_items and num_beams is not None:
+            raise ApiError(422, "This model scores all items at once: it has no num_beams.", "num_beams", "no_beams")
+        # a list is never longer than the search is wide
+        longest = settings.max_k if self.checkpoint.reads_items else min(settings.max_k, settings.max_num_beams)
+        if k > longest:
+            raise ApiError(422, f"{name} is {k}; the limit is {longest}.", name, "limit_exceeded")
         if num_beams is None:
             return k, min(max(self.checkpoint.num_beams, k), settings.max_num_beams)
         if num_beams > settings.max_num_beams:

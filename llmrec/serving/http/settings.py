@@ -60,8 +60,3 @@ class ServerSettings:
     def is_loopback(self) -> bool:
         """Whether only this machine can connect."""
         return self.host in _LOOPBACK
-
-    @property
-    def longest_list(self) -> int:
-        """Largest k: a list is never longer than the search is wide."""
-        return min(self.max_k, self.max_num_beams)
