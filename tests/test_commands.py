@@ -50,6 +50,9 @@ RUN: dict[str, str] = {
     "python -m benchmarks.setrec_speed --dataset_dir data/ml-100k": (
         "--num_users 8 --repeats 1 --num_layers 1 --hidden_size 32 --output setrec_speed.json"
     ),
+    "python -m benchmarks.setrec_search --checkpoint outputs/setrec --dataset_dir data/ml-100k_temporal": (
+        "--num_items 4000 --num_users 8 --repeats 1 --output setrec_search.json"
+    ),
     "python -m benchmarks.sasrec --dataset_dir data/ml-100k": "--seeds 0 --num_epochs 1 --output sasrec.json",
     CPU: TINY,
     f"{CPU} --config recipes/configs/lcrec/demo.yaml": TINY,
