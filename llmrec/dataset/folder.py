@@ -97,6 +97,28 @@ class RecDataset:
                 sequences.setdefault(row["user_id"], []).extend(row["target_item_ids"])
         return list(sequences.values())
 
+    def train_reviews(self) -> list[list[str]]:
+        """What was written about each training interaction, in the order of ``train``; "" where nothing was.
+
+        What was written about a later target is never among it.
+        """
+        reviews = [[""] * len(items) for items in self.train["item_ids"].to_pylist()]
+        if self.interactions["review"].null_count == self.interactions.num_rows:
+            return reviews
+        # an event may stand there again later: the first ones belong to training
+        places: dict[tuple[str, str, int], list[tuple[int, int]]] = {}
+        for row, events in enumerate(self.train.to_pylist()):
+            for place, (item_id, timestamp) in enumerate(zip(events["item_ids"], events["timestamps"], strict=True)):
+                places.setdefault((events["user_id"], item_id, timestamp), []).append((row, place))
+        columns = self.interactions.select(["user_id", "item_id", "timestamp", "review"])
+        for batch in columns.to_batches():
+            for user_id, item_id, timestamp, review in zip(*(column.to_pylist() for column in batch), strict=True):
+                left = places.get((user_id, item_id, timestamp))
+                if left:
+                    row, place = left.pop(0)
+                    reviews[row][place] = (review or "").strip()
+        return reviews
+
     def cold_item_ids(self) -> list[str]:
         """Items without a training interaction, in catalogue order; under leave_last_out there are few."""
         warm = {item for sequence in self.train["item_ids"].to_pylist() for item in sequence}

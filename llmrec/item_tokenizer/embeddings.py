@@ -70,20 +70,56 @@ def embed_items(
         ImportError: if ``bundled`` is asked for and not installed.
         ValueError: if ``encoder`` is unknown, or a causal LM is asked of the bundled model.
     """
-    if encoder not in ("sentence_transformer", "causal_lm"):
-        raise ValueError(f"encoder={encoder!r}: choose 'sentence_transformer' or 'causal_lm'.")
-    if encoder == "causal_lm" and model == BUNDLED_MODEL:
-        raise ValueError("The bundled model is a sentence-transformers model: name a causal LM with model=...")
-    source = _find(model, revision)
     fields: list[tuple[str, ...]]
     if encoder == "causal_lm":
         fields = list(zip(items["title"].to_pylist(), items["description"].to_pylist(), strict=True))
     else:
         fields = [(item_text(row),) for row in items.to_pylist()]
+    return _embed(fields, "items", model, cache_dir, batch_size, device, max_length, encoder, revision)
+
+
+def embed_texts(
+    texts: Sequence[str],
+    model: str = BUNDLED_MODEL,
+    cache_dir: str | Path | None = None,
+    batch_size: int = 64,
+    device: str | None = None,
+    max_length: int | None = None,
+    encoder: Encoder = "sentence_transformer",
+    revision: str | None = None,
+) -> np.ndarray:
+    """Embed texts, such as reviews; as ``embed_items``, with the same models, cache, options and errors.
+
+    Args:
+        texts: one or more, none of them empty.
+
+    Returns:
+        float32 of shape (num_texts, dim).
+    """
+    fields: list[tuple[str, ...]] = [(text,) for text in texts]
+    return _embed(fields, "texts", model, cache_dir, batch_size, device, max_length, encoder, revision)
+
+
+def _embed(
+    fields: list[tuple[str, ...]],
+    what: str,
+    model: str,
+    cache_dir: str | Path | None,
+    batch_size: int,
+    device: str | None,
+    max_length: int | None,
+    encoder: Encoder,
+    revision: str | None,
+) -> np.ndarray:
+    if encoder not in ("sentence_transformer", "causal_lm"):
+        raise ValueError(f"encoder={encoder!r}: choose 'sentence_transformer' or 'causal_lm'.")
+    if encoder == "causal_lm" and model == BUNDLED_MODEL:
+        raise ValueError("The bundled model is a sentence-transformers model: name a causal LM with model=...")
+    source = _find(model, revision)
     options = {"identity": source.identity, "encoder": encoder, "max_length": max_length}
     embedder: Embedder | None = None
     parts = []
-    progress = tqdm(total=len(fields), desc="embedding items", unit="item", disable=None)
+    progress = tqdm(total=len(fields), desc=f"embedding {what}", unit=what[:-1], disable=None)
     for start in range(0, len(fields), ITEMS_PER_CACHE_FILE):
         part = fields[start : start + ITEMS_PER_CACHE_FILE]
         path = Path(cache_dir) / f"{_key(part, options)}.npy" if cache_dir else None

@@ -136,7 +136,7 @@ class _Builder:
         if task == "fusionseqrec":
             return lcrec_rows.fusion_rows(self.sequences, self.texts, self.max_history, self.fusion_samples, self.seed)
         if task in WRITER_TASKS:
-            reviews = lcrec_rows.last_reviews(self.dataset, self.train)
+            reviews = lcrec_rows.last_reviews(self.dataset)
             rows = lcrec_rows.search_rows if task == "itemsearch" else lcrec_rows.preference_rows
             return rows(self.train, self.texts, reviews, self.writer, self.max_history)
         return lcrec_rows.item_rows(self.texts)

@@ -153,25 +153,10 @@ def preference_rows(
         yield Row(user_id, {"history": items[:-1][-max_history:], **_written_fields(preferences._asdict())})
 
 
-def last_reviews(dataset: "RecDataset", sequences: Sequences) -> dict[str, str]:
+def last_reviews(dataset: "RecDataset") -> dict[str, str]:
     """User id -> what the user wrote about their last training item; users who wrote nothing are absent."""
-    reviews: dict[str, str] = {}
-    if dataset.interactions["review"].null_count == dataset.interactions.num_rows:
-        return reviews
-    wanted = {
-        (user_id, items[-1], timestamps[-1])
-        for user_id, items, timestamps in zip(*sequences, strict=True)
-        if len(items) > 1
-    }
-    columns = dataset.interactions.select(["user_id", "item_id", "timestamp", "review"])
-    for batch in columns.to_batches():
-        for user_id, item_id, timestamp, review in zip(*(column.to_pylist() for column in batch), strict=True):
-            # the first match: a later event with the same key may belong to validation or test
-            if (user_id, item_id, timestamp) in wanted:
-                wanted.discard((user_id, item_id, timestamp))
-                if review and review.strip():
-                    reviews[user_id] = review
-    return reviews
+    reviews = zip(dataset.train["user_id"].to_pylist(), dataset.train_reviews(), strict=True)
+    return {user_id: written[-1] for user_id, written in reviews if len(written) > 1 and written[-1]}
 
 
 def _users(sequences: Sequences) -> Iterator[tuple[str, list[str]]]:

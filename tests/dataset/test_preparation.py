@@ -214,3 +214,18 @@ def test_nulls_and_repeated_items_are_refused_with_their_row() -> None:
 def test_options_out_of_range_are_refused(options) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
         PreparationConfig(**options)
+
+
+@pytest.mark.parametrize("split", ["leave_last_out", "global_temporal"])
+def test_reviews_of_training_are_those_of_training_events_and_no_later_one(tmp_path, split) -> None:
+    """Repeats are kept, within one second even: an event may be in training and, word for word again, in test."""
+    events = [(f"u{user}", str(place // 2), place // 4, 1.0) for user in range(4) for place in range(4 + 3 * user)]
+    config = PreparationConfig(k_core=1, split=split, duplicates="keep", test_fraction=0.3, valid_fraction=0.2)
+    dataset = prepare_dataset(make_raw(events), tmp_path / "data", config)
+    kept = dataset.interactions.to_pylist()
+    found = dataset.train_reviews()
+    for row, events_of_user, reviews in zip(range(len(found)), dataset.train.to_pylist(), found, strict=True):
+        mine = [event for event in kept if event["user_id"] == events_of_user["user_id"]]
+        assert len(reviews) == len(events_of_user["item_ids"]), row
+        # interactions stand in order, so the training part of a user is where they begin
+        assert reviews == [event["review"] for event in mine[: len(reviews)]]

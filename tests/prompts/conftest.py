@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from llmrec.dataset import RecDataset
 from llmrec.schema import HISTORIES, INTERACTIONS, ITEMS, TRAIN
 
 #: In the title, description and review of everything that only validation or test users' futures hold.
@@ -33,6 +34,8 @@ class SmallDataset:
             for user, items in self.sequences.items()
         ]
         return pa.Table.from_pylist(rows, TRAIN)
+
+    train_reviews = RecDataset.train_reviews
 
     @property
     def valid(self) -> pa.Table:
