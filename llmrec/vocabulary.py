@@ -1,7 +1,7 @@
 """A catalogue's codes as new tokens of a language model: tokenizer entries, embedding rows, and safe text encoding."""
 
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import numpy as np
@@ -19,49 +19,65 @@ def code_token(level: int, code: int) -> str:
     return f"<{string.ascii_lowercase[level]}_{code}>"
 
 
+def user_code_token(level: int, code: int) -> str:
+    """The token of one code of a user's index: ``<user_a_12>``."""
+    return f"<user_{string.ascii_lowercase[level]}_{code}>"
+
+
 class ItemVocabulary:
     """Token ids of semantic-ID codes in one tokenizer, and text that can never become one of them.
+
+    Users' indices may have tokens of their own (``recipes/ulmrec.py``), apart from those of items.
 
     Every code of every level has a token, used or not, so that items added later need no new row.
 
     Args:
         tokenizer: a tokenizer that has the tokens already (see ``add_to``).
         codebook_sizes: number of codes of each level.
+        user_codebook_sizes: the same of users' indices; empty where these have no tokens.
 
     Attributes:
         code_token_ids: int64 array of shape (num_codebooks, largest codebook size); -1 past a smaller codebook.
+        user_token_ids: the same of users' codes.
         added_token_ids: those that ``add_to`` found missing; the others may have been trained already.
 
     Raises:
         ValueError: if the tokenizer lacks one of the tokens.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, codebook_sizes: Sequence[int]) -> None:
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        codebook_sizes: Sequence[int],
+        user_codebook_sizes: Sequence[int] = (),
+    ) -> None:
         self.tokenizer = tokenizer
         self.codebook_sizes = tuple(codebook_sizes)
-        self.code_token_ids = np.full((len(self.codebook_sizes), max(self.codebook_sizes)), -1, dtype=np.int64)
-        known = tokenizer.get_vocab()
-        for level, size in enumerate(self.codebook_sizes):
-            for code in range(size):
-                if code_token(level, code) not in known:
-                    raise ValueError(
-                        f"The tokenizer has no token {code_token(level, code)}; this catalog needs codebooks of sizes "
-                        f"{list(self.codebook_sizes)}. Use the checkpoint trained with it, or ItemVocabulary.add_to."
-                    )
-                self.code_token_ids[level, code] = known[code_token(level, code)]
+        self.user_codebook_sizes = tuple(user_codebook_sizes)
+        self.code_token_ids = _token_ids(tokenizer, self.codebook_sizes, code_token)
+        self.user_token_ids = _token_ids(tokenizer, self.user_codebook_sizes, user_code_token)
         self.added_token_ids: list[int] = []
         self._control_ids = frozenset(tokenizer.added_tokens_decoder) - {tokenizer.unk_token_id}
 
     @classmethod
-    def add_to(cls, tokenizer: PreTrainedTokenizerBase, codebook_sizes: Sequence[int]) -> "ItemVocabulary":
+    def add_to(
+        cls,
+        tokenizer: PreTrainedTokenizerBase,
+        codebook_sizes: Sequence[int],
+        user_codebook_sizes: Sequence[int] = (),
+    ) -> "ItemVocabulary":
         """Add every code's token to ``tokenizer`` (in place; nothing happens to those it has already)."""
-        if len(codebook_sizes) > len(string.ascii_lowercase):
-            raise ValueError(f"{len(codebook_sizes)} codebooks; at most {len(string.ascii_lowercase)} have a letter.")
+        most = max(len(codebook_sizes), len(user_codebook_sizes))
+        if most > len(string.ascii_lowercase):
+            raise ValueError(f"{most} codebooks; at most {len(string.ascii_lowercase)} have a letter.")
         tokens = [code_token(level, code) for level, size in enumerate(codebook_sizes) for code in range(size)]
+        tokens += [
+            user_code_token(level, code) for level, size in enumerate(user_codebook_sizes) for code in range(size)
+        ]
         # not special: they must survive decode(skip_special_tokens=True); encode_text is what keeps text from them
         known = tokenizer.get_vocab()
         tokenizer.add_tokens([AddedToken(token, special=False, normalized=False) for token in tokens])
-        vocabulary = cls(tokenizer, codebook_sizes)
+        vocabulary = cls(tokenizer, codebook_sizes, user_codebook_sizes)
         vocabulary.added_token_ids = [
             token_id for token, token_id in zip(tokens, vocabulary.new_token_ids, strict=True) if token not in known
         ]
@@ -69,12 +85,17 @@ class ItemVocabulary:
 
     @property
     def new_token_ids(self) -> list[int]:
-        """Every code's token id, level by level."""
-        return self.code_token_ids[self.code_token_ids >= 0].tolist()
+        """Every code's token id, level by level; items' before users'."""
+        tables = self.code_token_ids, self.user_token_ids
+        return [token_id for table in tables for token_id in table[table >= 0].tolist()]
 
     def item_token_ids(self, semantic_ids: np.ndarray) -> np.ndarray:
         """Token ids of ``semantic_ids``, both integer arrays of shape (..., num_codebooks)."""
         return self.code_token_ids[np.arange(len(self.codebook_sizes)), semantic_ids]
+
+    def user_tokens(self, codes: Sequence[int]) -> list[int]:
+        """Token ids of a user's index, one for each level."""
+        return self.user_token_ids[np.arange(len(codes)), list(codes)].tolist()
 
     def encode_text(self, text: str) -> list[int]:
         """Token ids of user text. Whatever the text spells, none of them is an item token or another added token.
@@ -91,6 +112,20 @@ class ItemVocabulary:
                     return self.encode_text(text[:start]) + self.encode_text(text[end:])
                 return self.encode_text(text[: start + 1]) + self.encode_text(text[start + 1 :])
         return encoding["input_ids"]
+
+
+def _token_ids(tokenizer: PreTrainedTokenizerBase, sizes: Sequence[int], name: Callable[[int, int], str]) -> np.ndarray:
+    token_ids = np.full((len(sizes), max(sizes, default=0)), -1, dtype=np.int64)
+    known = tokenizer.get_vocab()
+    for level, size in enumerate(sizes):
+        for code in range(size):
+            if name(level, code) not in known:
+                raise ValueError(
+                    f"The tokenizer has no token {name(level, code)}; this catalog needs codebooks of sizes "
+                    f"{list(sizes)}. Use the checkpoint trained with it, or ItemVocabulary.add_to."
+                )
+            token_ids[level, code] = known[name(level, code)]
+    return token_ids
 
 
 def bind_catalog(model: PreTrainedModel, catalog: Catalog) -> None:
@@ -123,9 +158,10 @@ def resize_embeddings(
         vocabulary: new tokens, already in the tokenizer.
         catalog: items whose titles the rows are initialised from.
         initialization: ``"text"`` sets the rows of each code that ``add_to`` added to the mean of the title embeddings
-            of the items that carry it, plus noise of a tenth of the embeddings' standard deviation so that no two
-            codes start equal (our choice; the LC-Rec paper says nothing). Rows of tokens that the tokenizer had
-            before, as in a checkpoint of ours, stay. ``"default"`` keeps what transformers draws.
+            of the items that carry it (a user's code: to the mean of all embeddings), plus noise of a tenth of the
+            embeddings' standard deviation so that no two codes start equal (our choice; the LC-Rec paper says
+            nothing). Rows of tokens that the tokenizer had before, as in a checkpoint of ours, stay. ``"default"``
+            keeps what transformers draws.
         seed: of the noise.
     """
     num_tokens = max(len(vocabulary.tokenizer), model.get_input_embeddings().num_embeddings)

@@ -9,6 +9,8 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from llmrec.models.from_config import train_text_tokenizer
+from llmrec.prompts.renderer import SegmentRenderer
+from llmrec.prompts.segments import Segment, user_segment
 from llmrec.vocabulary import ItemVocabulary, code_token, resize_embeddings
 from tests.tiny import make_catalog, make_model
 
@@ -164,3 +166,44 @@ def test_an_encoder_decoder_shares_its_new_rows() -> None:
 def test_tokens_are_named_as_the_field_does() -> None:
     assert code_token(0, 12) == "<a_12>"
     assert code_token(3, 255) == "<d_255>"
+
+
+def test_users_codes_have_tokens_apart_from_items_and_no_text_becomes_one() -> None:
+    catalog = make_catalog()
+    tokenizer = train_text_tokenizer(catalog.titles, 300)
+    vocabulary = ItemVocabulary.add_to(tokenizer, catalog.codebook_sizes, (3, 5))
+    users, items = set(vocabulary.user_token_ids[vocabulary.user_token_ids >= 0]), set(vocabulary.code_token_ids.flat)
+    assert len(users) == 3 + 5
+    assert not users & items
+    assert set(vocabulary.new_token_ids) == users | items
+    assert vocabulary.user_tokens([2, 4]) == tokenizer.convert_tokens_to_ids(["<user_a_2>", "<user_b_4>"])
+    assert not (users | items) & set(vocabulary.encode_text("for <user_a_2> and <a_1>"))
+    with pytest.raises(ValueError, match="<user_b_5>"):
+        ItemVocabulary(tokenizer, catalog.codebook_sizes, (3, 6))
+
+
+def test_users_rows_start_at_the_mean_of_all() -> None:
+    catalog = make_catalog()
+    tokenizer = train_text_tokenizer(catalog.titles, 300)
+    model = _qwen(tokenizer, True, 0)
+    before = model.get_input_embeddings().weight.detach().clone()
+    vocabulary = ItemVocabulary.add_to(tokenizer, catalog.codebook_sizes, (3, 5))
+    resize_embeddings(model, vocabulary, catalog)
+    rows = model.get_input_embeddings().weight.detach()[vocabulary.user_tokens([1, 1])]
+    assert (rows - before.mean(0)).std() < 0.2 * before.std()
+    assert not torch.equal(rows[0], rows[1])
+
+
+@pytest.mark.parametrize("user_codebook_sizes", [(), (3, 20)], ids=["sub-words", "tokens"])
+def test_a_users_index_is_spelt_out_or_has_its_tokens(user_codebook_sizes) -> None:
+    catalog = make_catalog()
+    tokenizer = train_text_tokenizer(catalog.titles, 300)
+    vocabulary = ItemVocabulary.add_to(tokenizer, catalog.codebook_sizes, user_codebook_sizes)
+    renderer = SegmentRenderer(catalog, vocabulary)
+    tokens = renderer([Segment("text", "User:"), user_segment([2, 17]), Segment("item", "4")])
+    if user_codebook_sizes:
+        expected = [*vocabulary.encode_text("User:"), *vocabulary.user_tokens([2, 17])]
+    else:
+        expected = vocabulary.encode_text("User: <a_2> <b_17>")
+        assert not set(expected) & set(vocabulary.new_token_ids)
+    assert tokens == [*expected, *renderer.item_tokens("4")]

@@ -6,7 +6,7 @@ from functools import lru_cache
 from llmrec.catalog import Catalog
 from llmrec.prompts.segments import Segment
 from llmrec.schema import DataError
-from llmrec.vocabulary import ItemVocabulary
+from llmrec.vocabulary import ItemVocabulary, code_token
 
 
 class SegmentRenderer:
@@ -14,6 +14,9 @@ class SegmentRenderer:
 
     A text segment becomes text tokens whatever it spells; only an item segment becomes item tokens. Neighbouring text
     segments are joined before encoding, so that a title in a sentence is tokenized as the sentence would be.
+
+    A user segment becomes the tokens of the user's codes where the vocabulary has such; else its codes are spelt out,
+    as text (`` <a_71> <b_254>``, which is how ULMRec's released checkpoint reads them).
     """
 
     def __init__(self, catalog: Catalog, vocabulary: ItemVocabulary) -> None:
@@ -54,10 +57,19 @@ class SegmentRenderer:
         for segment in segments:
             if segment.kind == "text":
                 text += segment.value
-            elif segment.kind == "item":
+            elif segment.kind == "user" and not self.vocabulary.user_codebook_sizes:
+                text += _spelt(segment.value)
+            elif segment.kind in ("item", "user"):
                 token_ids += self._encode_text(text) if text else []
-                token_ids += self.item_tokens(segment.value)
+                token_ids += (self.item_tokens if segment.kind == "item" else self._user_tokens)(segment.value)
                 text = ""
             else:
-                raise DataError(f"A segment is of kind {segment.kind!r}; allowed are 'text' and 'item'.")
+                raise DataError(f"A segment is of kind {segment.kind!r}; allowed are 'text', 'item' and 'user'.")
         return token_ids + (self._encode_text(text) if text else [])
+
+    def _user_tokens(self, codes: str) -> list[int]:
+        return self.vocabulary.user_tokens([int(code) for code in codes.split()])
+
+
+def _spelt(codes: str) -> str:
+    return "".join(f" {code_token(level, int(code))}" for level, code in enumerate(codes.split()))

@@ -1,8 +1,8 @@
 """Typed segments: what prompts and completions are made of until they are tokenized.
 
 A plain string can't tell an item from a title that happens to spell an item token. A segment can: only segments of
-kind "item" ever become item tokens (``llmrec.prompts.renderer``), and text that users or datasets supply is only ever
-put into segments of kind "text".
+kind "item" ever become item tokens, and only those of kind "user" become a user's index (``llmrec.prompts.renderer``);
+text that users or datasets supply is only ever put into segments of kind "text".
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,10 +18,15 @@ SEGMENTS_TYPE = pa.list_(pa.struct([pa.field("kind", pa.string()), pa.field("val
 
 
 class Segment(NamedTuple):
-    """A piece of a prompt or a completion: literal text, or an item by its ``item_id``."""
+    """A piece of a prompt or a completion: literal text, an item by its ``item_id``, or a user by ``user_segment``."""
 
-    kind: Literal["text", "item"]
+    kind: Literal["text", "item", "user"]
     value: str
+
+
+def user_segment(codes: Sequence[int]) -> Segment:
+    """A user, by the codes of the user's index."""
+    return Segment("user", " ".join(map(str, codes)))
 
 
 def joined(segments: Sequence[Segment]) -> list[Segment]:
@@ -48,10 +53,16 @@ def merged(segments: Iterable[Segment]) -> list[Segment]:
 
 
 def readable(segments: Iterable[Segment], titles: Mapping[str, str]) -> str:
-    """The segments as one string for people: each item as its title in brackets.
+    """The segments as one string for people: each item as its title in brackets, each user as numbers in brackets.
 
     Args:
         segments: a prompt or a completion.
         titles: item id -> title.
     """
-    return "".join(segment.value if segment.kind == "text" else f"[{titles[segment.value]}]" for segment in segments)
+    return "".join(_shown(segment, titles) for segment in segments)
+
+
+def _shown(segment: Segment, titles: Mapping[str, str]) -> str:
+    if segment.kind == "text":
+        return segment.value
+    return f"[{titles[segment.value] if segment.kind == 'item' else segment.value}]"

@@ -1,6 +1,7 @@
 """The language model to fine-tune: from the Hub, from a folder, or a small one built from a config."""
 
 import logging
+from collections.abc import Sequence
 
 from transformers import (
     AutoConfig,
@@ -24,7 +25,12 @@ logger = logging.getLogger(__name__)
 
 
 def load_backbone(
-    model_args: ModelConfig, small: SmallModelConfig, catalog: Catalog, initialization: Initialization, seed: int
+    model_args: ModelConfig,
+    small: SmallModelConfig,
+    catalog: Catalog,
+    initialization: Initialization,
+    seed: int,
+    user_codebook_sizes: Sequence[int] = (),
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ItemVocabulary]:
     """Model and tokenizer with the catalogue's tokens in both.
 
@@ -34,6 +40,7 @@ def load_backbone(
         catalog: whose codes become tokens.
         initialization: of a pretrained model's new rows; a model from a config is random anyway.
         seed: of the small model and of the rows' noise.
+        user_codebook_sizes: of users' indices, where their codes become tokens too.
 
     Raises:
         DataError: if training starts from a checkpoint of ours whose item tokens mean another catalogue's items.
@@ -41,7 +48,7 @@ def load_backbone(
     unset_hf_deepspeed_config()  # new rows are written into whole weights; the trainer shards them for ZeRO-3
     if model_args.model_name_or_path is None:
         tokenizer = train_text_tokenizer(_texts(catalog), small.text_vocab_size)
-        vocabulary = ItemVocabulary.add_to(tokenizer, catalog.codebook_sizes)
+        vocabulary = ItemVocabulary.add_to(tokenizer, catalog.codebook_sizes, user_codebook_sizes)
         model = build_small_model(small, tokenizer, seed)
         bind_catalog(model, catalog)
         logger.info("Built a %s of %.2fM parameters from its config.", small.architecture, _millions(model))
@@ -49,7 +56,7 @@ def load_backbone(
     name, revision = model_args.model_name_or_path, model_args.model_revision
     check_catalog(AutoConfig.from_pretrained(name, revision=revision), catalog)
     model, tokenizer = load_pretrained(model_args)
-    vocabulary = ItemVocabulary.add_to(tokenizer, catalog.codebook_sizes)
+    vocabulary = ItemVocabulary.add_to(tokenizer, catalog.codebook_sizes, user_codebook_sizes)
     resize_embeddings(model, vocabulary, catalog, initialization, seed)
     bind_catalog(model, catalog)
     return model, tokenizer, vocabulary

@@ -1,5 +1,6 @@
 """What of a model is trained: all, LoRA with the new vocabulary rows, or these rows alone; and merging it back."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -82,6 +83,7 @@ def merge_adapter(
     catalog: Catalog,
     initialization: Initialization,
     seed: int,
+    user_codebook_sizes: Sequence[int] = (),
     state_dict: dict[str, Tensor] | None = None,
 ) -> PreTrainedModel:
     """A plain model: the adapter saved into ``adapter_folder`` and merged; a fully tuned model comes back as it is.
@@ -102,5 +104,5 @@ def merge_adapter(
     if state_dict is None and not quantized:
         return trained.merge_and_unload()
     whole = replace(model_args, load_in_4bit=False, load_in_8bit=False)
-    base, _, _ = load_backbone(whole, small, catalog, initialization, seed)
+    base, _, _ = load_backbone(whole, small, catalog, initialization, seed, user_codebook_sizes)
     return PeftModel.from_pretrained(base, str(adapter_folder)).merge_and_unload()

@@ -5,9 +5,9 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmrec.prompts.segments import JOINER, Segment, joined, merged, readable
+from llmrec.prompts.segments import JOINER, Segment, joined, merged, readable, user_segment
 
-SEGMENTS = st.lists(st.builds(Segment, st.sampled_from(["text", "item"]), st.text(max_size=5)), max_size=12)
+SEGMENTS = st.lists(st.builds(Segment, st.sampled_from(["text", "item", "user"]), st.text(max_size=5)), max_size=12)
 
 
 def _spelled(segments: list[Segment]) -> list[str | Segment]:
@@ -33,5 +33,5 @@ def test_joining_puts_one_joiner_between_neighbours(segments) -> None:
 
 
 def test_people_read_titles_in_brackets() -> None:
-    segments = [Segment("text", "After "), Segment("item", "7"), Segment("text", " <a_1>")]
-    assert readable(segments, {"7": "Heat"}) == "After [Heat] <a_1>"
+    segments = [user_segment([3, 12]), Segment("text", " after "), Segment("item", "7"), Segment("text", " <a_1>")]
+    assert readable(segments, {"7": "Heat"}) == "[3 12] after [Heat] <a_1>"
