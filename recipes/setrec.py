@@ -256,12 +256,15 @@ def ranking_validation(
 
 
 def open_evaluator(args: SetRecArguments, dataset: RecDataset, catalog: Catalog, items: ItemGroup) -> Evaluator | None:
-    """Of the test users; None where none of them has a target in the group."""
-    warm = {item for sequence in dataset.train_sequences(refit=args.refit) for item in sequence}
-    targets = {item for items in dataset.test["target_item_ids"].to_pylist() for item in items}
-    if (items == "cold" and targets <= warm) or (items == "warm" and not targets & warm):
-        logger.warning("No test user has a target among the %s items: that group is left out.", items)
-        return None
+    """Of the test users; None for a group that is all of the items, or that no test user has a target in."""
+    if items != "all":
+        warm = {item for sequence in dataset.train_sequences(refit=args.refit) for item in sequence}
+        targets = {item for items in dataset.test["target_item_ids"].to_pylist() for item in items}
+        if warm.issuperset(catalog.item_ids):
+            return None
+        if not (targets & warm if items == "warm" else targets - warm):
+            logger.warning("No test user has a target among the %s items: that group is left out.", items)
+            return None
     return Evaluator(dataset, catalog.item_ids, "test", exclude_seen=args.exclude_seen, refit=args.refit, items=items)
 
 
