@@ -11,9 +11,10 @@ from llmrec.decoding.beam_search import DEFAULT_SCORES, BeamSearch, ScoreKind
 from llmrec.decoding.device_trie import DeviceTrie
 from llmrec.decoding.rank import rank_items
 from llmrec.decoding.rules import Rules
+from llmrec.item_tokenizer.user_index import UserIndex
 from llmrec.prompts.renderer import SegmentRenderer
 from llmrec.prompts.segments import Segment
-from llmrec.trie import Trie
+from llmrec.prompts.ulmrec import user_opening
 from llmrec.vocabulary import check_catalog
 
 #: Under which the search knows the candidates of an evaluation.
@@ -43,6 +44,7 @@ class Ranks(Protocol):
         exclude: Sequence[Sequence[int]] | None = None,
         candidates: np.ndarray | None = None,
         progress: bool = True,
+        user_ids: Sequence[str] | None = None,
     ) -> np.ndarray:
         """Item indices, best first: int64 of shape (num_users, k), -1 where the catalogue had no more to give.
 
@@ -53,6 +55,7 @@ class Ranks(Protocol):
             exclude: for each user, item indices that must not be returned.
             candidates: bool array of shape (num_items,): the items that anyone may get; None for all.
             progress: show a bar.
+            user_ids: whose histories they are, for a method that knows its users.
         """
         ...
 
@@ -68,6 +71,7 @@ class Recommender:
         num_beams: search width.
         batch_size: users at a time.
         scores: what beams are ranked by, as for ``BeamSearch``.
+        users: whose indices stand at the head of prompts; None where none do.
     """
 
     renderer: SegmentRenderer
@@ -76,9 +80,7 @@ class Recommender:
     num_beams: int
     batch_size: int = 32
     scores: ScoreKind = DEFAULT_SCORES
-
-    def __post_init__(self) -> None:
-        self._trie = Trie.from_semantic_ids(self.renderer.catalog.semantic_ids)
+    users: UserIndex | None = None
 
     @property
     def item_ids(self) -> list[str]:
@@ -92,6 +94,7 @@ class Recommender:
         exclude: Sequence[Sequence[int]] | None = None,
         candidates: np.ndarray | None = None,
         progress: bool = True,
+        user_ids: Sequence[str] | None = None,
     ) -> np.ndarray:
         """As ``Ranks`` says; ``k`` is at most ``num_beams``.
 
@@ -99,15 +102,21 @@ class Recommender:
             DataError: if the model was trained with another catalog.
         """
         check_catalog(model.config, self.renderer.catalog)
-        trie = DeviceTrie(self._trie, self.renderer.vocabulary.code_token_ids, model.device)
+        trie = DeviceTrie(self.renderer.trie, self.renderer.code_token_ids, model.device)
         subsets = None if candidates is None else {_CANDIDATES: np.flatnonzero(candidates).tolist()}
         search = BeamSearch(model, trie, self.scores, subsets=subsets)
-        prompts = [self.prompt_tokens(history, model.config.is_encoder_decoder) for history in histories]
+        ids = [None] * len(histories) if user_ids is None else user_ids
+        is_encoder_decoder = model.config.is_encoder_decoder
+        prompts = [
+            self.prompt_tokens(history, is_encoder_decoder, user_id)
+            for history, user_id in zip(histories, ids, strict=True)
+        ]
         allow = None if candidates is None else _CANDIDATES
         rules = [Rules(exclude=items, allow=allow) for items in (exclude or [()] * len(histories))]
         return rank_items(search, prompts, self.num_beams, k, rules, self.batch_size, progress)
 
-    def prompt_tokens(self, history: Sequence[int], is_encoder_decoder: bool) -> list[int]:
+    def prompt_tokens(self, history: Sequence[int], is_encoder_decoder: bool, user_id: str | None = None) -> list[int]:
         """Token ids of one user's prompt."""
         item_ids = [self.renderer.catalog.item_ids[index] for index in history[-self.max_history :]]
-        return self.renderer.prompt_tokens(self.prompt(item_ids), is_encoder_decoder)
+        front = [] if self.users is None else user_opening(self.users.codes_of(user_id, history))
+        return self.renderer.prompt_tokens([*front, *self.prompt(item_ids)], is_encoder_decoder)

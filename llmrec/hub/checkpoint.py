@@ -32,11 +32,13 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from llmrec.item_tokenizer.user_index import UserIndex
     from llmrec.models.setrec import ItemFeatures
 
 INFO_FILE = "llmrec.json"
 PROMPTS_FILE = "prompts.json"
 ITEM_TOKENIZER_FOLDER = "item_tokenizer"
+USER_INDEX_FOLDER = "user_index"
 
 #: The method whose models are not transformers' own.
 SETREC = "setrec"
@@ -80,6 +82,14 @@ class Checkpoint:
         model.set_items(ItemFeatures.load(self.folder))
         return model
 
+    @cached_property
+    def users(self) -> "UserIndex | None":
+        """Users and their indices, where the method has such and the model was trained with them."""
+        from llmrec.item_tokenizer.user_index import UserIndex  # noqa: PLC0415 -- as in load_checkpoint
+
+        folder = self.folder / USER_INDEX_FOLDER
+        return UserIndex.load(folder) if folder.is_dir() else None
+
     def check_prompts(self, prompts: Mapping[str, Any]) -> None:
         """Refuse prompts that are worded otherwise than those the model was trained with.
 
@@ -106,6 +116,7 @@ def save_checkpoint(
     method: str,
     state_dict: "Mapping[str, Tensor] | None" = None,
     item_features: "ItemFeatures | None" = None,
+    users: "UserIndex | None" = None,
 ) -> None:
     """Write a checkpoint into ``folder``; files of other names that are there stay.
 
@@ -122,6 +133,7 @@ def save_checkpoint(
         method: name of the method, as in metrics.json.
         state_dict: all weights, where ``model`` holds shards of them only.
         item_features: what SETRec makes its tokens of.
+        users: ULMRec's users and their indices.
 
     Raises:
         ValueError: if the model still has adapters beside it.
@@ -157,6 +169,8 @@ def save_checkpoint(
             shutil.copytree(item_tokenizer_folder, temporary / ITEM_TOKENIZER_FOLDER)
         if item_features is not None:
             item_features.save(temporary)
+        if users is not None:
+            users.save(temporary / USER_INDEX_FOLDER)
         write_json(temporary / PROMPTS_FILE, dict(prompts))
         (folder / INFO_FILE).unlink(missing_ok=True)
         _remove_earlier_weights(folder)
@@ -258,7 +272,8 @@ def _remove_earlier_weights(folder: Path) -> None:
     """A model in several files may take the place of one in a single file, and the other way round."""
     for path in folder.glob("model*.safetensors*"):
         path.unlink()
-    shutil.rmtree(folder / ITEM_TOKENIZER_FOLDER, ignore_errors=True)
+    for name in (ITEM_TOKENIZER_FOLDER, USER_INDEX_FOLDER):
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def auto_model_class(folder: Path) -> Any:

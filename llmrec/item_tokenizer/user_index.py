@@ -137,6 +137,16 @@ class UserIndex:
             raise DataError(f"The user {user_id!r} has no index: make one from a history, with nearest or extend.")
         return tuple(self.tokenizer.semantic_ids[self._row[user_id]].tolist())
 
+    def codes_of(self, user_id: str | None, history: Sequence[int]) -> tuple[int, ...]:
+        """The index of a user, or where there is none, that of a user who is passing through with ``history``.
+
+        Returns:
+            Codes; none for somebody of whom nothing is known.
+        """
+        if user_id is not None and user_id in self:
+            return self.codes(user_id)
+        return tuple(self.nearest([history])[0].tolist()) if len(history) else ()
+
     def nearest(
         self, histories: Sequence[Sequence[int]], reviews: Sequence[np.ndarray | None] | None = None
     ) -> np.ndarray:

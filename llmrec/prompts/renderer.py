@@ -1,11 +1,14 @@
 """Typed segments to token ids: the one place where item tokens come from."""
 
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cached_property, lru_cache
+
+import numpy as np
 
 from llmrec.catalog import Catalog
 from llmrec.prompts.segments import Segment
 from llmrec.schema import DataError
+from llmrec.trie import Trie
 from llmrec.vocabulary import ItemVocabulary, code_token
 
 
@@ -26,7 +29,17 @@ class SegmentRenderer:
         self._encode_text = lru_cache(maxsize=100_000)(vocabulary.encode_text)
 
     def __reduce__(self) -> tuple[type["SegmentRenderer"], tuple[Catalog, ItemVocabulary]]:
-        return SegmentRenderer, (self.catalog, self.vocabulary)  # the cache of texts stays behind
+        return type(self), (self.catalog, self.vocabulary)  # the cache of texts stays behind
+
+    @cached_property
+    def trie(self) -> Trie:
+        """Of what stands for the items: their semantic IDs."""
+        return Trie.from_semantic_ids(self.catalog.semantic_ids)
+
+    @property
+    def code_token_ids(self) -> np.ndarray:
+        """Token id of each of the trie's codes, as ``DeviceTrie`` takes them."""
+        return self.vocabulary.code_token_ids
 
     @property
     def content(self) -> list[str]:

@@ -1,5 +1,7 @@
 """How much text counts against collaboration in SETRec's scores: chosen on validation."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from llmrec.evaluation import Evaluator
@@ -31,8 +33,9 @@ def choose_beta(
     betas = BETAS if beta is None else (beta,)
     k = max(evaluator.ks)
 
-    def rank(histories: list[list[int]], seen: list[list[int]]) -> np.ndarray:
+    def rank(rows: Sequence[int]) -> np.ndarray:
         """The lists of every beta side by side."""
+        histories, seen = ([lists[row] for row in rows] for lists in (evaluator.histories, evaluator.seen))
         each = recommender.recommend_each(model, histories, k, betas, seen, evaluator.candidates, progress=False)
         return np.hstack([*each])
 

@@ -54,27 +54,26 @@ class SearchArguments(EvaluationArguments):
 def rank_users(recommender: Ranks, model: Any, evaluator: Evaluator, progress: bool = False) -> np.ndarray:
     """The lists of all of the evaluator's users, on every process; each of them ranks its share."""
     k = max(evaluator.ks)
-    return rank_in_shares(
-        recommender,
-        evaluator,
-        lambda histories, seen: recommender.recommend(model, histories, k, seen, evaluator.candidates, progress),
-    )
+
+    def rank(rows: Sequence[int]) -> np.ndarray:
+        histories, seen = ([lists[row] for row in rows] for lists in (evaluator.histories, evaluator.seen))
+        user_ids = [evaluator.user_ids[row] for row in rows]
+        return recommender.recommend(model, histories, k, seen, evaluator.candidates, progress, user_ids)
+
+    return rank_in_shares(recommender, evaluator, rank)
 
 
-def rank_in_shares(
-    recommender: Ranks, evaluator: Evaluator, rank: Callable[[list[list[int]], list[list[int]]], np.ndarray]
-) -> np.ndarray:
+def rank_in_shares(recommender: Ranks, evaluator: Evaluator, rank: Callable[[Sequence[int]], np.ndarray]) -> np.ndarray:
     """What ``rank`` says of all of the evaluator's users, on every process; each of them asks for its share.
 
     Args:
         recommender: whose batches are shared out.
         evaluator: of the users.
-        rank: histories and seen items of some users to integers of shape (num_users, width).
+        rank: numbers of some of the evaluator's users to integers of shape (num_users, width).
     """
     lengths = [min(len(history), recommender.max_history) for history in evaluator.histories]
     rows = share_rows(lengths, recommender.batch_size)
-    histories, seen = ([lists[row] for row in rows] for lists in (evaluator.histories, evaluator.seen))
-    return gather_rows(rows, rank(histories, seen), len(lengths))
+    return gather_rows(rows, rank(rows.tolist()), len(lengths))
 
 
 def ranking_evaluation(

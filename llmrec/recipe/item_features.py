@@ -23,11 +23,17 @@ _RECORD_FILE = "item_features.json"
 
 
 @dataclass
-class FeatureArguments(DatasetArguments):
-    """What an item's tokens are made of."""
+class SASRecArguments:
+    """The sequential recommender whose item embeddings a method reads."""
 
     cf_dim: int = field(default=64, metadata={"help": "Width of SASRec's item embeddings."})
     sasrec_epochs: int = field(default=30, metadata={"help": "Passes of SASRec over the training histories."})
+
+
+@dataclass
+class FeatureArguments(SASRecArguments, DatasetArguments):
+    """What an item's tokens are made of."""
+
     cold_items: Literal["neighbours", "drawn"] = field(
         default="neighbours",
         metadata={
@@ -53,9 +59,34 @@ def open_item_features(
     Returns:
         The features, and the recommender behind them: a floor.
     """
-    item_ids = dataset.items["item_id"].to_pylist()
-    index = {item_id: row for row, item_id in enumerate(item_ids)}
-    sequences = [[index[item] for item in sequence] for sequence in dataset.train_sequences(refit=refit)]
+    sequences = training_rows(dataset, refit)
+    sasrec = open_sasrec(args, dataset, seed, refit, max_history, device)
+    text = embed_items(
+        dataset.items,
+        model=args.text_encoder,
+        cache_dir=dataset.folder / "embeddings",
+        encoder=args.text_encoder_type,
+    )
+    warm = torch.zeros(dataset.items.num_rows, dtype=torch.bool)
+    # of a single item SASRec learns nothing
+    warm[[item for sequence in sequences if len(sequence) > 1 for item in sequence]] = True
+    features = ItemFeatures(torch.from_numpy(sasrec.item_embeddings), torch.from_numpy(text), warm)
+    if args.cold_items == "neighbours":
+        features = replace(features, cf=cf_from_neighbours(features))
+    return features, sasrec
+
+
+def training_rows(dataset: RecDataset, refit: bool) -> list[list[int]]:
+    """Item indices of each user's training items, oldest first."""
+    index = {item_id: row for row, item_id in enumerate(dataset.items["item_id"].to_pylist())}
+    return [[index[item] for item in sequence] for sequence in dataset.train_sequences(refit=refit)]
+
+
+def open_sasrec(
+    args: SASRecArguments, dataset: RecDataset, seed: int, refit: bool, max_history: int, device: torch.device
+) -> SASRec:
+    """A SASRec trained on training interactions only; as for ``open_item_features``, made once and read again."""
+    sequences = training_rows(dataset, refit)
     config = SASRecConfig(dim=args.cf_dim, num_epochs=args.sasrec_epochs, max_history=max_history, seed=seed)
     record = {"split": dataset.fingerprint, "refit": refit, "sasrec": asdict(config)}
     record["sequences"] = hashlib.sha256(json.dumps(sequences).encode()).hexdigest()[:16]
@@ -64,21 +95,8 @@ def open_item_features(
     folder = dataset.folder / "sasrec" / name
     if (folder / _RECORD_FILE).is_file():
         logger.info("%s is up to date: SASRec is read from it.", folder)
-        sasrec = SASRec.load(folder, config, len(item_ids))
-    else:
-        sasrec = SASRec(config, device).fit(sequences, len(item_ids))
-        sasrec.save(folder)
-        write_json(folder / _RECORD_FILE, record)
-    text = embed_items(
-        dataset.items,
-        model=args.text_encoder,
-        cache_dir=dataset.folder / "embeddings",
-        encoder=args.text_encoder_type,
-    )
-    warm = torch.zeros(len(item_ids), dtype=torch.bool)
-    # of a single item SASRec learns nothing
-    warm[[item for sequence in sequences if len(sequence) > 1 for item in sequence]] = True
-    features = ItemFeatures(torch.from_numpy(sasrec.item_embeddings), torch.from_numpy(text), warm)
-    if args.cold_items == "neighbours":
-        features = replace(features, cf=cf_from_neighbours(features))
-    return features, sasrec
+        return SASRec.load(folder, config, dataset.items.num_rows)
+    sasrec = SASRec(config, device).fit(sequences, dataset.items.num_rows)
+    sasrec.save(folder)
+    write_json(folder / _RECORD_FILE, record)
+    return sasrec

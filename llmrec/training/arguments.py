@@ -68,6 +68,15 @@ class RecommendationSFTConfig(SharedDefaults, SFTConfig):
 
 
 @dataclass
+class ULMRecSFTConfig(RecommendationSFTConfig):
+    """The same, in a folder of its own."""
+
+    output_dir: str | None = field(
+        default="outputs/ulmrec", metadata={"help": "Folder of the run: checkpoint and results."}
+    )
+
+
+@dataclass
 class RecommendationGRPOConfig(SharedDefaults, GRPOConfig):
     """``GRPOConfig`` of the reinforcement stage, with defaults chosen by validation (docs/training.md).
 

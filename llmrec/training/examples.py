@@ -88,25 +88,65 @@ class HistoryWindows(ExampleSource):
         renderer: turns items into tokens.
         window: items in a window, at least 2.
         seed: of where windows lie.
+        fronts: what stands before each user's history; nothing by default.
     """
 
-    def __init__(self, sequences: Sequence[Sequence[str]], renderer: SegmentRenderer, window: int, seed: int) -> None:
+    def __init__(
+        self,
+        sequences: Sequence[Sequence[str]],
+        renderer: SegmentRenderer,
+        window: int,
+        seed: int,
+        fronts: Sequence[Sequence[Segment]] | None = None,
+    ) -> None:
         self.windows = ItemWindows(sequences, window, seed)
         self.renderer = renderer
-        self._opening = renderer(history_prompt([]))
+        fronts = [()] * len(sequences) if fronts is None else fronts
+        # users without a window have no opening either
+        self._openings = [
+            renderer([*front, *history_prompt([])])
+            for front, sequence in zip(fronts, sequences, strict=True)
+            if len(sequence) > 1
+        ]
 
     @property
     def content(self) -> list[Any]:
         windows = self.windows
         name = type(self).__name__
-        return [name, self.renderer.content, windows.sequences, self._opening, windows.size, windows.seed]
+        return [name, self.renderer.content, windows.sequences, self._openings, windows.size, windows.seed]
 
     def __len__(self) -> int:
         return len(self.windows)
 
     def example(self, row: int, epoch: int) -> TokenizedExample:
         _, items = self.windows.window(row, epoch)
-        return TokenizedExample(self._opening, [token for item in items for token in self.renderer.item_tokens(item)])
+        user, _ = self.windows.rows[row]
+        completion = [token for item in items for token in self.renderer.item_tokens(item)]
+        return TokenizedExample(self._openings[user], completion)
+
+
+class PairExamples(ExampleSource):
+    """Prompts and completions as they are, the same in every epoch.
+
+    Args:
+        pairs: segments of a prompt, and of what is to be learnt after it.
+        renderer: turns segments into tokens.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[Sequence[Segment], Sequence[Segment]]], renderer: SegmentRenderer) -> None:
+        self.pairs = pairs
+        self.renderer = renderer
+
+    @property
+    def content(self) -> list[Any]:
+        return [type(self).__name__, self.renderer.content, self.pairs]
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def example(self, row: int, epoch: int) -> TokenizedExample:  # noqa: ARG002
+        prompt, completion = self.pairs[row]
+        return TokenizedExample(self.renderer(prompt), [*self.renderer(completion), self.renderer.eos_token_id])
 
 
 class InstructionExamples(ExampleSource):
@@ -145,6 +185,7 @@ class TargetExamples(ExampleSource):
         prompt: segments that ask for the item after a history.
         renderer: turns segments into tokens.
         ends: whether the end token follows the item, as it does in instruction data.
+        fronts: what stands before each prompt; nothing by default.
     """
 
     def __init__(
@@ -154,8 +195,10 @@ class TargetExamples(ExampleSource):
         prompt: Callable[[Sequence[str]], list[Segment]],
         renderer: SegmentRenderer,
         ends: bool,
+        fronts: Sequence[Sequence[Segment]] | None = None,
     ) -> None:
         self.histories = histories
+        self.fronts = [()] * len(histories) if fronts is None else fronts
         self.targets = targets
         self.prompt = prompt
         self.renderer = renderer
@@ -165,7 +208,15 @@ class TargetExamples(ExampleSource):
     def content(self) -> list[Any]:
         # one prompt says how all are worded
         wording = self.prompt(self.histories[0]) if len(self) else None
-        return [type(self).__name__, self.renderer.content, self.histories, self.targets, wording, self.ends]
+        return [
+            type(self).__name__,
+            self.renderer.content,
+            self.histories,
+            self.targets,
+            wording,
+            self.ends,
+            self.fronts,
+        ]
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -173,4 +224,5 @@ class TargetExamples(ExampleSource):
     def example(self, row: int, epoch: int) -> TokenizedExample:  # noqa: ARG002
         completion = self.renderer.item_tokens(self.targets[row])
         end = [self.renderer.eos_token_id] if self.ends else []
-        return TokenizedExample(self.renderer(self.prompt(self.histories[row])), completion + end)
+        prompt = [*self.fronts[row], *self.prompt(self.histories[row])]
+        return TokenizedExample(self.renderer(prompt), completion + end)

@@ -33,6 +33,7 @@ class SetRecRecommender:
         exclude: Sequence[Sequence[int]] | None = None,
         candidates: np.ndarray | None = None,
         progress: bool = True,
+        user_ids: Sequence[str] | None = None,  # noqa: ARG002 -- the interface's: histories are all that is read
     ) -> np.ndarray:
         """As ``llmrec.evaluation.recommender.Ranks`` says, with the model's own beta."""
         return self.recommend_each(model, histories, k, [model.config.beta], exclude, candidates, progress)[0]

@@ -1,0 +1,103 @@
+"""The recipe end to end on a small dataset: results, resuming, answers in IDs and titles, and what indices are for."""
+
+import json
+import shutil
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+from llmrec.hub import load_checkpoint
+from tests.recipes.conftest import TINY as LCREC_TINY
+from tests.recipes.conftest import load_recipe
+from tests.tiny import make_pretrained
+
+pytestmark = pytest.mark.slow
+
+#: Options that make a run tiny; they change sizes only.
+TINY = [
+    *LCREC_TINY,
+    *("--cf_dim", "16", "--sasrec_epochs", "2", "--user_codebooks", "2", "--user_codebook_size", "8"),
+    *("--user_quantizer", "residual_kmeans"),
+]
+
+
+@pytest.fixture(scope="module")
+def ulmrec() -> ModuleType:
+    return load_recipe("ulmrec")
+
+
+def _run(ulmrec: ModuleType, dataset: Path, output: Path, *options: str) -> dict:
+    ulmrec.main(["--dataset_dir", str(dataset), "--output_dir", str(output), *TINY, *options])
+    return json.loads((output / "metrics.json").read_text())
+
+
+@pytest.mark.parametrize("answer", ["semantic_ids", "titles"])
+def test_it_learns_the_rule_and_its_checkpoint_stands_alone(ulmrec, ring_dataset, tmp_path, answer) -> None:
+    options = ("--num_train_epochs", "30", "--learning_rate", "5e-3", "--answer", answer)
+    metrics = _run(ulmrec, ring_dataset, tmp_path / "out", *options)
+    assert {"ulmrec", "popularity", "item_knn", "sasrec"} == set(metrics["results"])
+    assert metrics["results"]["ulmrec"]["hit_rate@10"] > 0.8
+    assert metrics["results"]["ulmrec"]["valid_rate"] == 1.0
+    for name in ("report.txt", "comparison.png", "catalog.parquet", "llmrec.json", "README.md"):
+        assert (tmp_path / "out" / name).stat().st_size > 0
+    checkpoint = load_checkpoint(shutil.move(tmp_path / "out", tmp_path / "moved"))
+    assert checkpoint.method == "ulmrec"
+    assert len({checkpoint.users.codes(user_id) for user_id in checkpoint.users.user_ids}) == 60
+    assert torch.isfinite(checkpoint.model(torch.tensor([[1, 2]])).logits).all()
+
+
+def test_two_steps_then_resumed_to_four_equals_four_in_one_go(ulmrec, ring_dataset, tmp_path) -> None:
+    steps = ("--save_strategy", "steps", "--save_steps", "2", "--max_steps", "4")
+    whole = _run(ulmrec, ring_dataset, tmp_path / "whole", *steps)
+    broken = tmp_path / "broken"
+    _run(ulmrec, ring_dataset, broken, *steps)
+    for name in ("report.txt", "metrics.json", "model.safetensors"):  # as if the run had died after its second step
+        (broken / name).unlink()
+    shutil.rmtree(broken / "checkpoint-4")
+    resumed = _run(ulmrec, ring_dataset, broken, *steps)
+    assert resumed["results"] == whole["results"]
+    weights = [(folder / "model.safetensors").read_bytes() for folder in (broken, tmp_path / "whole")]
+    assert weights[0] == weights[1]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--user_index", "subword"),
+        ("--user_index", "shuffled"),
+        ("--user_index", "none"),
+        ("--user_quantizer", "rqvae", "--user_index_epochs", "20"),
+        ("--tasks", "history2index"),
+        ("--refit", "True"),
+    ],
+    ids=["subword", "shuffled", "none", "rqvae", "one_task", "refit"],
+)
+def test_every_way_to_train_runs(ulmrec, ring_dataset, tmp_path, options) -> None:
+    metrics = _run(ulmrec, ring_dataset, tmp_path, "--max_steps", "2", *options)
+    assert metrics["results"]["ulmrec"]["valid_rate"] == 1.0
+
+
+@pytest.mark.parametrize("user_index", ["added_tokens", "subword"])
+def test_lora_leaves_a_plain_checkpoint(ulmrec, ring_dataset, tmp_path, user_index) -> None:
+    pretrained = make_pretrained(tmp_path / "pretrained", "qwen3", ["Stop 1 of the ring", "some other text"])
+    options = ("--model_name_or_path", str(pretrained), "--use_peft", "True", "--lora_r", "4", "--max_steps", "2")
+    metrics = _run(ulmrec, ring_dataset, tmp_path / "out", *options, "--user_index", user_index)
+    assert metrics["protocol"]["tuning"] == "LoRA"
+    checkpoint = load_checkpoint(tmp_path / "out")
+    assert not any("lora" in name for name, _ in checkpoint.model.named_parameters())
+    has_tokens = "<user_a_1>" in checkpoint.tokenizer.get_vocab()
+    assert has_tokens == (user_index == "added_tokens")
+
+
+def test_what_would_fail_after_training_is_refused_before(ulmrec, ring_dataset, tmp_path) -> None:
+    for options, message in (
+        (["--tasks", "dreams"], "tasks holds dreams"),
+        (["--num_beams", "5"], "num_beams is 5"),
+        (["--save_strategy", "no"], "steps or epoch"),
+        (["--load_in_4bit", "True"], "for a pretrained model only"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            _run(ulmrec, ring_dataset, tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists()
