@@ -18,7 +18,6 @@ and a finished run prints its report again. Expected numbers: recipes/README.md.
 """
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -30,49 +29,62 @@ from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase, Trainer
 from trl import ModelConfig, TrlParser
 
+from llmrec.atomic import write_json
+from llmrec.baselines import ItemKNN
+from llmrec.baselines.sasrec import SASRec
 from llmrec.catalog import Catalog
 from llmrec.dataset import RecDataset
-from llmrec.evaluation import Evaluator, sample_users
+from llmrec.evaluation import Evaluator
+from llmrec.evaluation.candidates import (
+    CandidateRecommender,
+    ModelRetriever,
+    Retriever,
+    candidate_report,
+    format_candidates,
+)
 from llmrec.evaluation.recommender import Recommender
 from llmrec.hub import load_checkpoint, save_checkpoint, save_model_card
 from llmrec.item_tokenizer.user_index import UserIndex
 from llmrec.metrics import KS
 from llmrec.models.from_config import SmallModelConfig
+from llmrec.prompts.candidates import LETTERS
 from llmrec.prompts.history import HISTORY_OPENING, history_prompt
-from llmrec.prompts.instructions import build_instructions
 from llmrec.prompts.renderer import SegmentRenderer
-from llmrec.prompts.segments import Segment
 from llmrec.prompts.titles import TitleRenderer
-from llmrec.prompts.ulmrec import TASKS, USER_OPENING, Pair, history_to_index, index_to_preference, user_opening
+from llmrec.prompts.ulmrec import TASKS, USER_OPENING
 from llmrec.recipe.data import DataArguments, open_catalog, open_dataset
 from llmrec.recipe.evaluation import SearchArguments, rank_users, ranking_evaluation, report
-from llmrec.recipe.item_features import open_sasrec
+from llmrec.recipe.item_features import open_sasrec, training_rows
 from llmrec.recipe.run import push_checkpoint, run_options, set_up_logging, start_run
+from llmrec.recipe.user_examples import UserExampleArguments, training_examples
 from llmrec.recipe.user_index import UserIndexArguments, open_user_index
+from llmrec.serving.checkpoint import ServedCheckpoint, open_served
 from llmrec.training.arguments import ULMRecSFTConfig, choose_by_validation
 from llmrec.training.backbone import load_backbone
-from llmrec.training.epochs import EpochExamples
-from llmrec.training.examples import HistoryWindows, PairExamples, TargetExamples
 from llmrec.training.processes import check_sharding, end_training, whole_state_dict
 from llmrec.training.ranking_trainer import build_trainer
 from llmrec.training.run_folder import RunFolder, vocabulary_fingerprint, weights_fingerprint
 from llmrec.training.stopwatch import Stopwatch
 from llmrec.training.tuning import adapter_config, merge_adapter, tuning_name
+from llmrec.vocabulary import ItemVocabulary
 
 logger = logging.getLogger(f"llmrec.{Path(__file__).stem}")
 
 
 @dataclass
-class ULMRecArguments(UserIndexArguments, DataArguments, SearchArguments):
+class ULMRecArguments(UserExampleArguments, UserIndexArguments, DataArguments, SearchArguments):
     """What is this recipe's own; training is TRL's SFTConfig, model and LoRA are TRL's ModelConfig."""
 
-    answer: Literal["semantic_ids", "titles"] = field(
+    answer: Literal["semantic_ids", "titles", "letters"] = field(
         default="semantic_ids",
-        metadata={"help": "What the model writes. titles: the catalogue's titles, and histories are titles too."},
+        metadata={
+            "help": "What the model writes. titles: the catalogue's titles, and histories are titles too. letters: of "
+            "a retriever's candidates, as in the paper."
+        },
     )
-    tasks: list[str] = field(
-        default_factory=lambda: list(TASKS),
-        metadata={"help": "Alignment beside the next item: index2preference history2index; empty for none."},
+    retriever: str = field(
+        default="item_knn",
+        metadata={"help": "Of letters: item_knn, sasrec, or the folder or Hub name of an LC-Rec checkpoint."},
     )
     hidden_size: int = field(default=128, metadata={"help": "Width of the small model, a Qwen3."})
     num_layers: int = field(default=4, metadata={"help": "Layers of the small model."})
@@ -88,6 +100,8 @@ def check_arguments(args: ULMRecArguments, config: ULMRecSFTConfig, model_args: 
         raise ValueError(f"num_beams is {args.num_beams}; metrics go up to {max(KS)}, so it needs {max(KS)} or more.")
     if not args.refit and config.save_strategy not in ("steps", "epoch"):
         raise ValueError(f"save_strategy is {config.save_strategy}; validation takes place at saves: steps or epoch.")
+    if args.answer == "letters" and not max(KS) <= args.num_candidates <= len(LETTERS):
+        raise ValueError(f"num_candidates is {args.num_candidates}; allowed are {max(KS)} to {len(LETTERS)}.")
     pretrained = ("load_in_4bit", "load_in_8bit", "attn_implementation")
     ignored = [name for name in pretrained if getattr(model_args, name)]
     if model_args.model_name_or_path is None and ignored:
@@ -161,11 +175,8 @@ def train_and_test(args: ULMRecArguments, config: ULMRecSFTConfig, model_args: M
         run.check_inputs(inputs)
 
     # Prompts: training examples, and the same wording for validation and test
-    renderer = (TitleRenderer if args.answer == "titles" else SegmentRenderer)(catalog, vocabulary)
-    batch_size = config.per_device_eval_batch_size
-    search = (args.max_history, args.num_beams, batch_size, args.beam_scores)
-    recommender = Recommender(renderer, history_prompt, *search, users=users)
-    examples = training_examples(args, config, dataset, recommender)
+    recommender = open_recommender(args, config, dataset, catalog, vocabulary, users, sasrec)
+    examples = training_examples(args, dataset, recommender, config.max_length, config.seed)
 
     # Trainer: validation chooses the checkpoint, unless the validation items are trained on too
     validate = None
@@ -190,68 +201,77 @@ def train_and_test(args: ULMRecArguments, config: ULMRecSFTConfig, model_args: M
         ranked = rank_users(recommender, model, evaluator, PartialState().is_main_process)
     if PartialState().is_main_process:
         options = protocol_options(args, config, model_args)
-        metrics, table = report(
-            "ulmrec", run.folder, evaluator, catalog.titles, ranked, options, stopwatch.seconds, sasrec
-        )
-        example = tokenizer.decode(recommender.prompt_tokens(range(2), False, evaluator.user_ids[0]))
-        save_model_card(
-            run.folder, metrics, example, base_model=model_args.model_name_or_path, repo_id=config.hub_model_id
-        )
+        measured = run.folder, evaluator, catalog.titles, ranked, options, stopwatch.seconds, sasrec
+        metrics, table = report("ulmrec", *measured)
+        table += report_candidates(run.folder, recommender, evaluator, ranked)
+        example = tokenizer.decode(example_prompt(recommender, evaluator.user_ids[0]))
+        base_model = model_args.model_name_or_path
+        save_model_card(run.folder, metrics, example, base_model=base_model, repo_id=config.hub_model_id)
         push_checkpoint(run.folder, config, push)
         run.finish(table)
 
 
 def open_items(args: ULMRecArguments, dataset: RecDataset, seed: int) -> tuple[Catalog, Path | None]:
     """The catalogue, and where its item tokenizer lies; titles need neither semantic IDs nor a tokenizer."""
-    if args.answer == "titles":
+    if args.answer != "semantic_ids":
         return Catalog(dataset.items, np.empty((dataset.items.num_rows, 0)), ()), None
     return open_catalog(args, dataset, seed)
 
 
-def training_examples(
-    args: ULMRecArguments, config: ULMRecSFTConfig, dataset: RecDataset, recommender: Recommender
-) -> tuple[EpochExamples, EpochExamples | None]:
-    """Histories with their users' indices in front, the alignment tasks, and what is validated on."""
-    renderer, users = recommender.renderer, recommender.users
-    sequences = dataset.train_sequences(refit=args.refit)
-    known = [*dataset.train["user_id"].to_pylist(), *[None] * (len(sequences) - dataset.train.num_rows)]
-    rows_of = recommender.renderer.catalog.rows_of
-    fronts = [front(users, user_id, rows_of(items)) for user_id, items in zip(known, sequences, strict=True)]
-    sources: list[Any] = [HistoryWindows(sequences, renderer, args.max_history + 1, config.seed, fronts)]
-    if users is not None:
-        sources += [PairExamples(pairs, renderer) for pairs in alignment_pairs(args, dataset, users, config.seed)]
-    shared = {"eos_token_id": renderer.eos_token_id, "is_encoder_decoder": False, "max_length": config.max_length}
-    training = EpochExamples(sources, cache_folder=dataset.folder / "tokenized", **shared)
-    if args.refit:
-        return training, None
-    rows = sample_users(dataset.valid, args.valid_users, config.seed)
-    histories = [history[-args.max_history :] for history in rows["history"].to_pylist()]
-    targets = [items[0] for items in rows["target_item_ids"].to_pylist()]
-    asked = zip(rows["user_id"].to_pylist(), histories, strict=True)
-    fronts = [front(users, user_id, rows_of(history)) for user_id, history in asked]
-    valid = TargetExamples(histories, targets, history_prompt, renderer, ends=False, fronts=fronts)
-    return training, EpochExamples([valid], **shared)
+def open_recommender(
+    args: ULMRecArguments,
+    config: ULMRecSFTConfig,
+    dataset: RecDataset,
+    catalog: Catalog,
+    vocabulary: ItemVocabulary,
+    users: UserIndex | None,
+    sasrec: SASRec,
+) -> Recommender | CandidateRecommender:
+    """Who asks the model, in validation and test: as it is trained to answer."""
+    batch_size = config.per_device_eval_batch_size
+    if args.answer == "letters":
+        shown = (args.max_history, batch_size, config.seed, users, args.num_candidates)
+        retriever = open_retriever(args, dataset, catalog, sasrec)
+        return CandidateRecommender(TitleRenderer(catalog, vocabulary), retriever, *shown)
+    renderer = (TitleRenderer if args.answer == "titles" else SegmentRenderer)(catalog, vocabulary)
+    search = (args.max_history, args.num_beams, batch_size, args.beam_scores)
+    return Recommender(renderer, history_prompt, *search, users=users)
 
 
-def front(users: UserIndex | None, user_id: str | None, history: Sequence[int]) -> list[Segment]:
-    """What says whose history follows."""
-    return [] if users is None else user_opening(users.codes_of(user_id, history))
+def open_retriever(args: ULMRecArguments, dataset: RecDataset, catalog: Catalog, sasrec: SASRec) -> Retriever:
+    """What finds candidates, fitted on the same interactions as the model."""
+    if args.retriever == "item_knn":
+        return ItemKNN().fit(training_rows(dataset, args.refit), len(catalog))
+    if args.retriever == "sasrec":
+        return sasrec
+    served = open_served(args.retriever)
+    if not isinstance(served, ServedCheckpoint) or served.catalog.item_ids != catalog.item_ids:
+        raise ValueError(f"retriever {args.retriever} is no LC-Rec checkpoint of the items of {dataset.folder}.")
+    if served.checkpoint.config["refit"] and not args.refit:
+        raise ValueError(
+            f"retriever {args.retriever} has trained on the validation items: give --refit true, or another."
+        )
+    return ModelRetriever(served.recommender(), served.load_model("auto"))
 
 
-def alignment_pairs(args: ULMRecArguments, dataset: RecDataset, users: UserIndex, seed: int) -> list[list[Pair]]:
-    """The examples of each alignment task, from training interactions only."""
-    pairs: dict[str, list[Pair]] = {}
-    if "index2preference" in args.tasks:
-        folder = dataset.folder / "instructions"
-        table = build_instructions(dataset, folder, ["preferenceobtain"], max_history=args.max_history, seed=seed)
-        written = table["preferenceobtain"]
-        codes = [users.codes(user_id) for user_id in written["user_id"].to_pylist()]
-        texts = ["".join(part["value"] for part in parts) for parts in written["overall_preference"].to_pylist()]
-        pairs["index2preference"] = list(index_to_preference(codes, texts))
-    if "history2index" in args.tasks:
-        codes = [users.codes(user_id) for user_id in dataset.train["user_id"].to_pylist()]
-        pairs["history2index"] = list(history_to_index(codes, dataset.train["item_ids"].to_pylist(), args.max_history))
-    return [pairs[task] for task in args.tasks]
+def report_candidates(
+    folder: Path, recommender: Recommender | CandidateRecommender, evaluator: Evaluator, ranked: np.ndarray
+) -> str:
+    """Of letters: write and print what the paper's protocol makes of the lists, and how much a letter weighs."""
+    if not isinstance(recommender, CandidateRecommender):
+        return ""
+    shown = recommender.lettered(evaluator.histories, evaluator.seen)
+    measured = candidate_report(ranked, shown, evaluator.targets, evaluator.ks)
+    write_json(folder / "candidates.json", measured)
+    print(f"\n{format_candidates(measured)}")
+    return f"\n\n{format_candidates(measured)}"
+
+
+def example_prompt(recommender: Recommender | CandidateRecommender, user_id: str) -> list[int]:
+    """Of a user with two items, for the model card."""
+    if isinstance(recommender, CandidateRecommender):
+        return recommender.prompt_tokens([0, 1], [2, 3], user_id)
+    return recommender.prompt_tokens([0, 1], is_encoder_decoder=False, user_id=user_id)
 
 
 def save(

@@ -71,8 +71,11 @@ def test_two_steps_then_resumed_to_four_equals_four_in_one_go(ulmrec, ring_datas
         ("--user_quantizer", "rqvae", "--user_index_epochs", "20"),
         ("--tasks", "history2index"),
         ("--refit", "True"),
+        ("--answer", "titles", "--refit", "True"),
+        ("--answer", "letters"),
+        ("--answer", "letters", "--refit", "True", "--user_index", "none", "--retriever", "sasrec"),
     ],
-    ids=["subword", "shuffled", "none", "rqvae", "one_task", "refit"],
+    ids=["subword", "shuffled", "none", "rqvae", "one_task", "refit", "titles_refit", "letters", "letters_refit"],
 )
 def test_every_way_to_train_runs(ulmrec, ring_dataset, tmp_path, options) -> None:
     metrics = _run(ulmrec, ring_dataset, tmp_path, "--max_steps", "2", *options)
@@ -91,8 +94,20 @@ def test_lora_leaves_a_plain_checkpoint(ulmrec, ring_dataset, tmp_path, user_ind
     assert has_tokens == (user_index == "added_tokens")
 
 
+def test_letters_learn_the_rule_and_say_what_the_paper_would(ulmrec, ring_dataset, tmp_path) -> None:
+    options = ("--answer", "letters", "--num_train_epochs", "20", "--learning_rate", "3e-3", "--hidden_size", "64")
+    metrics = _run(ulmrec, ring_dataset, tmp_path, *options, "--num_layers", "2")
+    found = json.loads((tmp_path / "candidates.json").read_text())
+    assert found["overall"]["ndcg@10"] == pytest.approx(metrics["results"]["ulmrec"]["ndcg@10"])
+    assert found["overall"]["hit_rate@10"] == pytest.approx(
+        found["subset"]["hit_rate@10"] * found["retriever_hit_rate"]
+    )
+    assert "Position bias" in (tmp_path / "report.txt").read_text()
+
+
 def test_what_would_fail_after_training_is_refused_before(ulmrec, ring_dataset, tmp_path) -> None:
     for options, message in (
+        (["--answer", "letters", "--num_candidates", "27"], "allowed are 20 to 26"),
         (["--tasks", "dreams"], "tasks holds dreams"),
         (["--num_beams", "5"], "num_beams is 5"),
         (["--save_strategy", "no"], "steps or epoch"),
