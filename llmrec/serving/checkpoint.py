@@ -15,12 +15,15 @@ from llmrec.catalog import Catalog
 from llmrec.decoding.beam_search import DEFAULT_SCORES, ScoreKind
 from llmrec.evaluation.recommender import Recommender
 from llmrec.hub import SETREC, Checkpoint, load_checkpoint
+from llmrec.item_tokenizer.user_index import UserIndex
 from llmrec.prompts.history import history_prompt
 from llmrec.prompts.lcrec import seqrec_prompt
 from llmrec.prompts.renderer import SegmentRenderer
 from llmrec.prompts.segments import Segment
+from llmrec.prompts.titles import TitleRenderer
+from llmrec.prompts.ulmrec import user_opening
 from llmrec.schema import DataError
-from llmrec.serving.engines.engine import Engine
+from llmrec.serving.engines.engine import Engine, Prompter
 from llmrec.vector_index import IndexKind
 from llmrec.vocabulary import ItemVocabulary
 
@@ -119,9 +122,12 @@ class ServedCheckpoint(_Served):
         name: last part of the folder's or the Hub's name.
         checkpoint: its files.
         vocabulary: item tokens in its tokenizer.
+        users: of ULMRec: whose indices stand at the head of prompts.
     """
 
     vocabulary: ItemVocabulary
+    #: Of ULMRec: whose indices stand at the head of prompts.
+    users: UserIndex | None = None
 
     #: Prompts are token ids.
     reads_items: ClassVar[bool] = False
@@ -138,12 +144,17 @@ class ServedCheckpoint(_Served):
     def max_prompt_tokens(self) -> int | None:
         """Longest prompt of a decoder-only model that leaves room for a semantic ID; None where nothing limits it."""
         positions = getattr(self.model_config.get_text_config(), "max_position_embeddings", None)
-        return None if self.is_encoder_decoder or positions is None else positions - self.catalog.num_codebooks
+        return None if self.is_encoder_decoder or positions is None else positions - self._answer_tokens
+
+    @cached_property
+    def _answer_tokens(self) -> int:
+        """Of the longest answer."""
+        return self.renderer(self.catalog).trie.num_codebooks
 
     @property
     def prompt(self) -> Callable[[Sequence[str]], list[Segment]]:
         """Segments that ask for the item after a history of item ids, worded as in training."""
-        return history_prompt if self.checkpoint.config["history_loss"] == "all" else seqrec_prompt
+        return history_prompt if self.checkpoint.config.get("history_loss", "all") == "all" else seqrec_prompt
 
     @property
     def max_history(self) -> int:
@@ -166,8 +177,8 @@ class ServedCheckpoint(_Served):
         """
         vocabulary = self.vocabulary
         if catalog.codebook_sizes != vocabulary.codebook_sizes:
-            vocabulary = ItemVocabulary(self.tokenizer, catalog.codebook_sizes)
-        return SegmentRenderer(catalog, vocabulary)
+            vocabulary = ItemVocabulary(self.tokenizer, catalog.codebook_sizes, vocabulary.user_codebook_sizes)
+        return (SegmentRenderer if catalog.num_codebooks else TitleRenderer)(catalog, vocabulary)
 
     def recommender(self, num_beams: int | None = None, scores: ScoreKind | None = None) -> Recommender:
         """The recommender that the checkpoint was validated with, but for what is given."""
@@ -178,9 +189,10 @@ class ServedCheckpoint(_Served):
             num_beams or self.num_beams,
             self.checkpoint.config["per_device_eval_batch_size"],
             scores or self.scores,
+            self.users,
         )
 
-    def prompter(self, catalog: Catalog) -> Callable[[Sequence[str]], list[int]]:
+    def prompter(self, catalog: Catalog) -> Prompter:
         """``prompt_tokens`` over a catalog."""
         return partial(self.prompt_tokens, self.renderer(catalog))
 
@@ -208,9 +220,15 @@ class ServedCheckpoint(_Served):
                 "with ItemTokenizer.extend."
             )
 
-    def prompt_tokens(self, renderer: SegmentRenderer, history: Sequence[str]) -> list[int]:
+    def prompt_tokens(self, renderer: SegmentRenderer, history: Sequence[str], user_id: str | None = None) -> list[int]:
         """Token ids that ask for the item after ``history`` (item ids, oldest first; the latest ``max_history``)."""
-        return renderer.prompt_tokens(self.prompt(history[-self.max_history :]), self.is_encoder_decoder)
+        segments = self.prompt(history[-self.max_history :])
+        if self.users is not None:
+            # users are embedded from the items that they were embedded from in training
+            known = self.catalog.item_index
+            rows = [known[item_id] for item_id in history if item_id in known]
+            segments = [*user_opening(self.users.codes_of(user_id, rows)), *segments]
+        return renderer.prompt_tokens(segments, self.is_encoder_decoder)
 
 
 @dataclass(frozen=True)
@@ -229,15 +247,17 @@ class ServedSetRec(_Served):
     scores: ClassVar[ScoreKind] = DEFAULT_SCORES
     #: The latest items are read.
     max_prompt_tokens: ClassVar[None] = None
+    #: Users are their histories.
+    users: ClassVar[None] = None
 
     @property
     def is_encoder_decoder(self) -> bool:
         return bool(AutoConfig.from_pretrained(self.folder).text_config.is_encoder_decoder)
 
-    def prompter(self, catalog: Catalog) -> Callable[[Sequence[str]], list[int]]:
-        """Item ids, oldest first, to the rows of the latest ones that the model reads."""
+    def prompter(self, catalog: Catalog) -> Prompter:
+        """Item ids, oldest first, to the rows of the latest ones that the model reads; users are all alike to it."""
         max_history = self.checkpoint.prompts["max_history"]
-        return lambda history: catalog.rows_of(history[-max_history:])
+        return lambda history, user_id=None: catalog.rows_of(history[-max_history:])  # noqa: ARG005
 
     def check_catalog(self, catalog: Catalog) -> None:
         """Refuse a catalog with semantic IDs, which is another method's.
@@ -263,10 +283,18 @@ def open_served(name_or_path: str, revision: str | None = None) -> Served:
     name = Path(name_or_path).name or "llmrec"
     if checkpoint.method == SETREC:
         return ServedSetRec(name, checkpoint)
-    vocabulary = ItemVocabulary(checkpoint.tokenizer, checkpoint.catalog.codebook_sizes)
-    served = ServedCheckpoint(name, checkpoint, vocabulary)
+    if checkpoint.prompts.get("answer") == "letters":
+        raise ValueError(
+            f"{checkpoint.folder} answers with letters of a retriever's candidates, and a server has no retriever: "
+            "serve a checkpoint that was trained with --answer semantic_ids or titles."
+        )
+    users = checkpoint.users
+    has_tokens = users is not None and checkpoint.prompts["user_index"] == "added_tokens"
+    sizes = users.codebook_sizes if users is not None and has_tokens else ()
+    vocabulary = ItemVocabulary(checkpoint.tokenizer, checkpoint.catalog.codebook_sizes, sizes)
+    served = ServedCheckpoint(name, checkpoint, vocabulary, users)
     rows = served.model_config.get_text_config().vocab_size
-    if max(vocabulary.new_token_ids) >= rows:
+    if max(vocabulary.new_token_ids, default=0) >= rows:
         raise ValueError(
             f"{checkpoint.folder}: the tokenizer's item tokens go up to {max(vocabulary.new_token_ids)}, but the model "
             f"has {rows} rows. Tokenizer and weights are of different runs: save the checkpoint again."
@@ -276,7 +304,7 @@ def open_served(name_or_path: str, revision: str | None = None) -> Served:
 
 def default_engine(checkpoint: Served) -> EngineKind:
     """``vllm`` where it is installed and runs the model, else ``transformers``."""
-    if isinstance(checkpoint, ServedSetRec) or find_spec("vllm") is None or checkpoint.is_encoder_decoder:
+    if not checkpoint.catalog.num_codebooks or find_spec("vllm") is None or checkpoint.is_encoder_decoder:
         return "transformers"
     return "vllm"
 
@@ -302,6 +330,8 @@ def make_engine(kind: EngineKind, checkpoint: Served, options: EngineOptions) ->
         from llmrec.serving.engines.transformers_engine import TransformersEngine  # noqa: PLC0415 -- one engine is imported
 
         return TransformersEngine(checkpoint, options)
+    if not checkpoint.catalog.num_codebooks:
+        raise ValueError("This model answers with titles: serve it with --engine transformers.")
     from llmrec.serving.engines.vllm_engine import VllmEngine  # noqa: PLC0415 -- vllm is an extra
 
     return VllmEngine(checkpoint, options)

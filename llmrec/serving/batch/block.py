@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from llmrec.catalog import Catalog
 from llmrec.decoding.beam_search import BeamSearch
+from llmrec.decoding.device_trie import DeviceTrie
 from llmrec.decoding.rules import Rules
 from llmrec.serving.batch.options import RecommendOptions
 from llmrec.serving.checkpoint import EngineKind, Served, ServedCheckpoint, ServedSetRec, make_engine
@@ -56,10 +57,10 @@ class SearchRanker(Ranker):
 
     def __init__(self, checkpoint: ServedCheckpoint, options: RecommendOptions) -> None:
         model = checkpoint.load_model(options.device, options.dtype)
+        renderer = checkpoint.renderer(checkpoint.catalog)
+        trie = DeviceTrie(renderer.trie, renderer.code_token_ids, model.device)
         self._batch_size = options.batch_size
-        self._search = BeamSearch.from_catalog(
-            model, checkpoint.catalog, checkpoint.vocabulary, scores=options.scores or checkpoint.scores
-        )
+        self._search = BeamSearch(model, trie, options.scores or checkpoint.scores)
 
     def rank(self, requests: Sequence[RankRequest], progress: Progress) -> list[Ranked]:
         ranked: list[Ranked] = [([], [])] * len(requests)
@@ -148,23 +149,24 @@ class BlockRecommender:
         columns = {name: block[name].to_pylist() for name in block.column_names}
         seen = columns.get("seen_item_ids", columns["history"])
         none: list[list[str]] = [[]] * block.num_rows
-        requests = [
-            self._request(*row) for row in zip(columns["history"], seen, columns.get("exclude", none), strict=True)
-        ]
+        known_users = columns.get("user_id") or [None] * block.num_rows
+        rows = zip(columns["history"], seen, columns.get("exclude", none), known_users, strict=True)
+        requests = [self._request(*row) for row in rows]
         user_ids = columns.get("user_id") or [str(first_row + row) for row in range(block.num_rows)]
         return _table(self._checkpoint.catalog, user_ids, self._ranker.rank(requests, progress))
 
     def close(self) -> None:
         self._ranker.close()
 
-    def _request(self, history: list[str], seen: list[str], exclude: list[str]) -> RankRequest:
+    def _request(self, history: list[str], seen: list[str], exclude: list[str], user_id: str | None) -> RankRequest:
         # rows with unknown items come this far only where they may be skipped
         index = self._checkpoint.catalog.item_index
         known = [item_id for item_id in history if item_id in index]
         ruled_out = exclude if self._options.include_seen else [*exclude, *seen]
         items = sorted({index[item_id] for item_id in ruled_out if item_id in index})
         assert self._options.num_beams is not None
-        return RankRequest(self._prompt_tokens(known), self._options.num_beams, self._options.k, Rules(exclude=items))
+        prompt = self._prompt_tokens(known, user_id)
+        return RankRequest(prompt, self._options.num_beams, self._options.k, Rules(exclude=items))
 
 
 def checkpoint_fingerprint(folder: Path) -> str:

@@ -15,7 +15,7 @@ from llmrec.serving.batch.block import BlockRecommender, checkpoint_fingerprint
 from llmrec.serving.batch.input import Histories, HistoryReader, InputFacts, check_rows, open_histories
 from llmrec.serving.batch.options import RecommendOptions
 from llmrec.serving.batch.parts import Output
-from llmrec.serving.checkpoint import Served, open_served
+from llmrec.serving.checkpoint import Served, ServedSetRec, open_served
 
 __all__ = ["RecommendOptions", "RecommendSummary", "recommend_file"]
 
@@ -153,7 +153,7 @@ def _check_output(output: Path, histories: Path) -> None:
 
 def _check_prompts(checkpoint: Served, facts: InputFacts) -> None:
     """The longest prompt fits the model, and a user without a history has one."""
-    if checkpoint.reads_items:
+    if isinstance(checkpoint, ServedSetRec):
         return
     catalog = checkpoint.catalog
     prompt_tokens = checkpoint.prompter(catalog)
@@ -165,8 +165,10 @@ def _check_prompts(checkpoint: Served, facts: InputFacts) -> None:
     room = checkpoint.max_prompt_tokens
     if room is None:
         return
-    # every item has as many tokens as any other, so the longest history has the longest prompt
-    longest = len(prompt_tokens(catalog.item_ids[:1] * facts.longest))
+    # titles differ in length: the longest one all along is the longest prompt that there can be
+    renderer = checkpoint.renderer(catalog)
+    widest = max(catalog.item_ids, key=lambda item_id: len(renderer.item_tokens(item_id)))
+    longest = len(prompt_tokens([widest] * facts.longest))
     if longest > room:
         raise DataError(
             f"The longest history makes a prompt of {longest} tokens; the model has room for {room} before a semantic "

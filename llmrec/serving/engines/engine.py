@@ -1,10 +1,10 @@
 """What the server asks of an engine, whichever runtime is under it."""
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from llmrec.catalog import Catalog
 from llmrec.decoding.device_trie import DeviceTrie
@@ -99,6 +99,14 @@ class TextChunk:
     finish_reason: Literal["stop", "length"] | None = None
 
 
+class Prompter(Protocol):
+    """What a ``RankRequest`` has as its prompt."""
+
+    def __call__(self, history: Sequence[str], user_id: str | None = None) -> list[int]:
+        """For a history of item ids, oldest first, and whose it is."""
+        ...
+
+
 @dataclass(frozen=True)
 class LoadedCatalog:
     """A catalogue ready to be searched; engines keep what they need of it in subclasses.
@@ -107,12 +115,12 @@ class LoadedCatalog:
 
     Args:
         catalog: the items.
-        prompt_tokens: what a ``RankRequest`` has as its prompt after a history of item ids, oldest first.
+        prompt_tokens: from a history to a prompt.
         trie: their semantic IDs, as the engine searches them; None where they have none.
     """
 
     catalog: Catalog
-    prompt_tokens: Callable[[Sequence[str]], list[int]]
+    prompt_tokens: Prompter
     trie: DeviceTrie | None
 
 

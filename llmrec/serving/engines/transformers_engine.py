@@ -18,7 +18,6 @@ from llmrec.serving.engines.batching import BatchingEngine, Pending
 from llmrec.serving.engines.engine import LoadedCatalog, RankedList, TextChunk, TextRequest
 from llmrec.serving.engines.ranked_lists import ranked_lists
 from llmrec.serving.engines.text_generation import TextGeneration
-from llmrec.trie import Trie
 
 
 @dataclass(frozen=True)
@@ -81,7 +80,6 @@ class TransformersEngine(BatchingEngine):
     def _load_catalog(self, catalog: Catalog) -> _Searched:
         torch.set_num_threads(self._threads)
         renderer = self._checkpoint.renderer(catalog)
-        trie = Trie.from_semantic_ids(catalog.semantic_ids)
-        device_trie = DeviceTrie(trie, renderer.vocabulary.code_token_ids, self._model.device)
+        device_trie = DeviceTrie(renderer.trie, renderer.code_token_ids, self._model.device)
         search = BeamSearch(self._model, device_trie, self._options.scores or self._checkpoint.scores)
         return _Searched(catalog, self._checkpoint.prompter(catalog), device_trie, search)

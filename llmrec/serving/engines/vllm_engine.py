@@ -24,7 +24,6 @@ from llmrec.decoding.trace import BeamTrace
 from llmrec.serving.checkpoint import EngineOptions, ServedCheckpoint
 from llmrec.serving.engines.engine import Engine, LoadedCatalog, RankedList, RankRequest, TextChunk, TextRequest
 from llmrec.serving.engines.ranked_lists import ranked_lists
-from llmrec.trie import Trie
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -125,7 +124,7 @@ class VllmEngine(Engine):
 
     def _load(self, catalog: Catalog) -> _Walked:
         renderer = self._checkpoint.renderer(catalog)
-        trie = DeviceTrie(Trie.from_semantic_ids(catalog.semantic_ids), renderer.vocabulary.code_token_ids)
+        trie = DeviceTrie(renderer.trie, renderer.code_token_ids)
         subsets = ItemSubsets(trie, {})
         if catalog.fingerprint == self._checkpoint.catalog.fingerprint:
             return _Walked(catalog, self._checkpoint.prompter(catalog), trie, subsets, {})

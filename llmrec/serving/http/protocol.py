@@ -34,7 +34,7 @@ class RuleFields(StrictModel):
 class UserHistory(StrictModel):
     """One user: a history as item ids or as titles, oldest first."""
 
-    user_id: str | None = Field(None, description="Comes back in the answer; nothing else is done with it.")
+    user_id: str | None = Field(None, description="Comes back in the answer; a model of ULMRec knows its users by it.")
     history: list[str] | None = Field(None, description="Item ids.")
     history_titles: list[str] | None = Field(None, description="Exact titles, in place of history.")
     rules: RuleFields | None = Field(None, description="Take the place of the request's rules for this user.")

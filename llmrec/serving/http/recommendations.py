@@ -70,10 +70,9 @@ def recommended(served: ServedCatalog, ranked: RankedList) -> list[RecommendedIt
 
 def _check_users(service: Service, users: Sequence[UserHistory], trace: bool) -> None:
     settings = service.settings
-    if trace and service.checkpoint.reads_items:
-        raise ApiError(
-            422, "trace shows a beam search, and this model scores all items at once. Leave it out.", "trace"
-        )
+    if trace and not service.checkpoint.catalog.num_codebooks:
+        kind = "scores all items at once" if service.checkpoint.reads_items else "writes titles"
+        raise ApiError(422, f"trace shows beams over semantic IDs, and this model {kind}. Leave it out.", "trace")
     if trace and len(users) > _MAX_TRACED:
         message = f"trace is for people to look at: users has {len(users)} entries; the limit is {_MAX_TRACED} with it."
         raise ApiError(422, message, "trace", "limit_exceeded")
@@ -81,13 +80,22 @@ def _check_users(service: Service, users: Sequence[UserHistory], trace: bool) ->
         message = f"users has {len(users)} entries; the limit is {settings.max_users_per_request} in one request."
         raise ApiError(422, message, "users", "limit_exceeded")
     for place, user in enumerate(users):
-        if (user.history is None) == (user.history_titles is None):
+        if user.history is not None and user.history_titles is not None:
+            message = f"users.{place} has history (item ids) and history_titles: send one of the two."
+            raise ApiError(422, message, f"users.{place}")
+        if user.history is None and user.history_titles is None and not _is_known(service, user):
             message = f"users.{place} needs history (item ids) or history_titles, one of the two."
             raise ApiError(422, message, f"users.{place}")
         length = len(user.history if user.history is not None else user.history_titles or [])
         if length > settings.max_history_items:
             message = f"users.{place} has a history of {length} items; the limit is {settings.max_history_items}. "
             raise ApiError(422, message + "Send the latest ones.", f"users.{place}", "limit_exceeded")
+
+
+def _is_known(service: Service, user: UserHistory) -> bool:
+    """Whether the model knows this user without a history."""
+    users = service.checkpoint.users
+    return users is not None and user.user_id is not None and user.user_id in users
 
 
 def _translate(
@@ -107,7 +115,7 @@ def _translate(
         rules = search_rules(served, fields, rows if body.exclude_seen else [], unknown)
         item_ids = [served.catalog.item_ids[row] for row in rows]
         # from ids to tokens without any text between: what a title spells can't become an item
-        prompt = served.loaded.prompt_tokens(item_ids)
+        prompt = served.loaded.prompt_tokens(item_ids, user.user_id)
         service.check_prompt(prompt, f"the prompt of users.{place}")
         ranking = RankRequest(prompt, num_beams, k, rules, fields.max_per_first_code, body.trace)
         asked.append(_Asked(user.user_id, ranking, skipped))

@@ -31,7 +31,7 @@ def search_rules(served: ServedCatalog, fields: RuleFields, seen: Sequence[int],
         raise ApiError(422, "allow has no item: nothing could be returned. Leave it out to allow all.", "allow")
     by_code = ("require_prefix", "forbid_prefixes", "max_per_first_code")
     given = [name for name in by_code if getattr(fields, name)]
-    if given and served.trie is None:
+    if given and not served.catalog.num_codebooks:
         message = f"{given[0]} is about semantic IDs, and this model's items have none. Leave it out."
         raise ApiError(422, message, given[0])
     if fields.require_prefix:

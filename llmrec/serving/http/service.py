@@ -70,13 +70,16 @@ class Service:
             raise ApiError(404, message, "model", "model_not_found")
 
     def check_language(self) -> None:
-        """Refuse a prompt in words, or one that asks for words, where the model reads items alone.
+        """Refuse a prompt in words where the model has no semantic IDs to answer it with.
 
         Raises:
             ApiError: 422.
         """
         if self.checkpoint.reads_items:
             message = "This model reads item ids, not prompts: ask /v1/recommendations with a history."
+            raise ApiError(422, message, "model", "no_prompts")
+        if not self.checkpoint.catalog.num_codebooks:
+            message = "This model's items have no tokens to answer with, but titles: ask /v1/recommendations."
             raise ApiError(422, message, "model", "no_prompts")
 
     def list_size(self, k: int, num_beams: int | None, name: str) -> tuple[int, int]:
