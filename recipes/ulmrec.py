@@ -6,12 +6,13 @@ Laptop, no GPU and no hub (MovieLens-100K, whose users wrote nothing: their item
 
 The same with titles as answers, from the catalogue's titles only:
 
-    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/ulmrec.py --answer titles
+    accelerate launch --config_file accelerate_configs/cpu.yaml recipes/ulmrec.py \
+        --config recipes/configs/ulmrec/titles_ml-100k.yaml
 
-One GPU, LoRA on a pretrained Qwen3, Amazon Beauty:
+One GPU, QLoRA on Llama 2 with the paper's letters, Amazon Beauty:
 
     accelerate launch --config_file accelerate_configs/single_gpu.yaml recipes/ulmrec.py \
-        --config recipes/configs/ulmrec/beauty_lora.yaml
+        --config recipes/configs/ulmrec/beauty_letters.yaml
 
 Every stage that is missing is run first (data, semantic IDs, SASRec, user indices), an interrupted training resumes,
 and a finished run prints its report again. Expected numbers: recipes/README.md. Every option: --help.

@@ -30,6 +30,13 @@ SETREC_TINY = (
     "--max_history 10 --disable_tqdm True"
 )
 
+ULMREC = "accelerate launch --config_file accelerate_configs/cpu.yaml recipes/ulmrec.py"
+ULMREC_TINY = (
+    "--max_steps 2 --save_strategy steps --save_steps 2 --num_layers 1 --hidden_size 32 --sasrec_epochs 1 "
+    "--max_history 10 --disable_tqdm True --num_beams 20 --codebook_size 16 --item_embedding collaborative "
+    "--user_quantizer residual_kmeans --valid_users 20 --candidate_prefixes 1"
+)
+
 #: Command -> the options appended to it here. They are all that differs from what the page says.
 RUN: dict[str, str] = {
     "python data_prep/movielens.py --output_dir data/ml-100k": "",
@@ -43,6 +50,9 @@ RUN: dict[str, str] = {
     "python recipes/lcrec.py --help": "",
     SETREC: SETREC_TINY,
     f"{SETREC} --config recipes/configs/setrec/t5_ml-100k.yaml": SETREC_TINY,
+    ULMREC: ULMREC_TINY,
+    f"{ULMREC} --config recipes/configs/ulmrec/titles_ml-100k.yaml": ULMREC_TINY,
+    f"{ULMREC} --config recipes/configs/ulmrec/letters_ml-100k.yaml": ULMREC_TINY,
     "python -m benchmarks.setrec": (f"--models 'SETRec, Qwen3' --seeds 0 --output setrec.json --options {SETREC_TINY}"),
     "python -m benchmarks.setrec_cold --dataset_dir data/ml-100k": (
         f"--seeds 0 --output setrec_cold.json --options {SETREC_TINY}"
@@ -144,6 +154,8 @@ NOT_RUN: dict[str, str] = {
     f"{_SINGLE} {_LORA}": _GPU,
     f"{_SINGLE} {_LORA} --dataset_dir data/beauty-2023": _GPU,
     f"{_SINGLE.replace('lcrec', 'setrec')} --config recipes/configs/setrec/qwen_lora.yaml": _GPU,
+    f"{_SINGLE.replace('lcrec', 'ulmrec')} --config recipes/configs/ulmrec/beauty_letters.yaml": _GPU,
+    f"{_SINGLE.replace('lcrec', 'ulmrec')} --config recipes/configs/ulmrec/games_letters.yaml": _GPU,
     f"{_MULTI} recipes/lcrec.py {_FULL}": _GPU,
     f"{_MULTI} --num_processes 8 recipes/lcrec.py {_FULL}": _GPU,
     f"{_MULTI} --num_processes 8 recipes/lcrec.py {_FULL} --dataset_dir data/beauty-2023": _GPU,
