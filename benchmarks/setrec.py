@@ -7,10 +7,6 @@ each seed; a run that is finished is read, not repeated. Every choice (checkpoin
 """
 
 import argparse
-import json
-import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmarks.decoding_measure import hardware, versions
+from benchmarks.recipe_runs import ROOT, run_folder, run_recipe
 from llmrec.atomic import atomic_path, write_json
-
-ROOT = Path(__file__).resolve().parents[1]
 
 T5 = ["--config", str(ROOT / "recipes/configs/setrec/t5_ml-100k.yaml")]
 
@@ -51,7 +46,7 @@ def main() -> None:
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="more options of the recipes, last")
     parser.add_argument("--output", default="benchmarks/results/setrec_ml-100k_temporal.json")
     args = parser.parse_args()
-    runs = [run_recipe(args, name, seed) for name in args.models for seed in args.seeds]
+    runs = [run(args, name, seed) for name in args.models for seed in args.seeds]
     rows = table(runs)
     print_table(rows, runs[0])
     results = {"hardware": hardware("cpu"), "versions": versions(), "table": rows, "runs": runs}
@@ -59,15 +54,12 @@ def main() -> None:
     plot(rows, Path(args.output).with_suffix(".png"))
 
 
-def run_recipe(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
-    """Train once, in a process of its own, and read what the run left behind."""
+def run(args: argparse.Namespace, name: str, seed: int) -> dict[str, Any]:
+    """Train once, or read what an earlier call left behind."""
     recipe, options = {**MODELS, **RELEASED}[name]
-    folder = Path(args.runs_dir) / Path(args.dataset_dir).name / f"{re.sub('[^a-z0-9]+', '_', name.lower())}_seed{seed}"
-    command = [sys.executable, str(ROOT / "recipes" / f"{recipe}.py"), "--dataset_dir", args.dataset_dir]
-    command += ["--output_dir", str(folder), "--seed", str(seed), "--disable_tqdm", "True", *options, *args.options]
-    print(" ".join(command[1:]), flush=True)
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    return {"name": name, "method": recipe, "seed": seed, **json.loads((folder / "metrics.json").read_text())}
+    folder = run_folder(Path(args.runs_dir) / Path(args.dataset_dir).name, name, seed)
+    metrics = run_recipe(recipe, folder, seed, ["--dataset_dir", args.dataset_dir, *options, *args.options])
+    return {"name": name, "method": recipe, "seed": seed, **metrics}
 
 
 def table(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -10,8 +10,6 @@ text, or as they were drawn; and text-kNN, the cosine to the mean text embedding
 
 import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +18,7 @@ import pyarrow as pa
 import torch
 
 from benchmarks.decoding_measure import hardware, versions
+from benchmarks.recipe_runs import run_folder, run_recipe
 from llmrec.atomic import write_json
 from llmrec.dataset import PreparationConfig, RawData, RecDataset, prepare_dataset
 from llmrec.evaluation import EvaluationResult, Evaluator
@@ -28,7 +27,6 @@ from llmrec.metrics import paired_bootstrap
 from llmrec.models.setrec import ItemFeatures
 from llmrec.models.setrec.recommender import SetRecRecommender
 
-ROOT = Path(__file__).resolve().parents[1]
 METRIC = "recall@10"
 
 #: Contender -> options of the recipe.
@@ -53,7 +51,7 @@ def main() -> None:
     dataset = open_held_out(whole, args.held_out, Path(args.runs_dir) / "dataset")
     evaluator = Evaluator(dataset, dataset.items["item_id"].to_pylist(), "test", items="cold")
     runs = [evaluate(args, dataset, evaluator, name, seed) for name in MODELS for seed in args.seeds]
-    features = ItemFeatures.load(run_folder(args, "SETRec", args.seeds[0]))
+    features = ItemFeatures.load(run_folder(args.runs_dir, "SETRec", args.seeds[0]))
     results = {name: [result for other, result in runs if other == name] for name in MODELS}
     results["text-kNN"] = [evaluator.evaluate("text-kNN", text_knn(evaluator, features))]
     results["popularity"] = [evaluator.floors()[0]]
@@ -95,19 +93,12 @@ def open_held_out(dataset: RecDataset, share: float, folder: Path) -> RecDataset
     return prepare_dataset(raw, folder, PreparationConfig(k_core=1, split="global_temporal", **shares))
 
 
-def run_folder(args: argparse.Namespace, name: str, seed: int) -> Path:
-    return Path(args.runs_dir) / f"{name.replace(', ', '_').replace(' ', '_').lower()}_seed{seed}"
-
-
 def evaluate(
     args: argparse.Namespace, dataset: RecDataset, evaluator: Evaluator, name: str, seed: int
 ) -> tuple[str, EvaluationResult]:
-    """Train once, in a process of its own, and rank the held-out items with what it left behind."""
-    folder = run_folder(args, name, seed)
-    command = [sys.executable, str(ROOT / "recipes" / "setrec.py"), "--dataset_dir", str(dataset.folder)]
-    command += ["--output_dir", str(folder), "--seed", str(seed), "--disable_tqdm", "True", *MODELS[name]]
-    print(" ".join(command[1:]), flush=True)
-    subprocess.run([*command, *args.options], check=True, stdout=subprocess.DEVNULL)
+    """Train once, and rank the held-out items with what that left behind."""
+    folder = run_folder(args.runs_dir, name, seed)
+    run_recipe("setrec", folder, seed, ["--dataset_dir", str(dataset.folder), *MODELS[name], *args.options])
     checkpoint = load_checkpoint(folder)
     recommender = SetRecRecommender(checkpoint.catalog.item_ids, checkpoint.prompts["max_history"])
     k = max(evaluator.ks)

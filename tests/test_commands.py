@@ -53,6 +53,15 @@ RUN: dict[str, str] = {
     ULMREC: ULMREC_TINY,
     f"{ULMREC} --config recipes/configs/ulmrec/titles_ml-100k.yaml": ULMREC_TINY,
     f"{ULMREC} --config recipes/configs/ulmrec/letters_ml-100k.yaml": ULMREC_TINY,
+    "python -m benchmarks.ulmrec --dataset_dir data/ml-100k": (
+        f"--indices added_tokens --seeds 0 --output ulmrec.json --options {ULMREC_TINY}"
+    ),
+    "python -m benchmarks.ulmrec_letters --dataset_dir data/ml-100k": (
+        "--num_users 8 --model tiny --output letters.json"
+    ),
+    "python -m benchmarks.ulmrec_titles --dataset_dir data/beauty": (
+        "--dataset_dir data/ml-100k --num_users 4 --num_layers 1 --repeats 1 --output titles.json"
+    ),
     "python -m benchmarks.setrec": (f"--models 'SETRec, Qwen3' --seeds 0 --output setrec.json --options {SETREC_TINY}"),
     "python -m benchmarks.setrec_cold --dataset_dir data/ml-100k": (
         f"--seeds 0 --output setrec_cold.json --options {SETREC_TINY}"
