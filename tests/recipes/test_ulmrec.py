@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 import torch
 
+from benchmarks.launch_curves import Launch, largest_difference, losses
 from llmrec.hub import load_checkpoint
 from tests.recipes.conftest import TINY as LCREC_TINY
 from tests.recipes.conftest import load_recipe
@@ -116,3 +117,17 @@ def test_what_would_fail_after_training_is_refused_before(ulmrec, ring_dataset, 
         with pytest.raises(ValueError, match=message):
             _run(ulmrec, ring_dataset, tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("answer", ["semantic_ids", "letters"])
+def test_two_processes_train_as_one_does(ring_dataset, tmp_path, answer) -> None:
+    steps = ("--max_steps", "4", "--save_strategy", "steps", "--save_steps", "2", "--logging_steps", "1")
+    options = ("--dataset_dir", str(ring_dataset), *TINY, *steps, "--answer", answer)
+    for name, processes in (("cpu", 1), ("cpu_2proc", 2)):
+        Launch(name, processes, options, recipe="ulmrec").run(tmp_path / name, tmp_path / f"{name}.log")
+    assert largest_difference(losses(tmp_path / "cpu_2proc"), losses(tmp_path / "cpu")) < 1e-3
+    found, expected = (
+        json.loads((tmp_path / name / "metrics.json").read_text())["results"] for name in ("cpu_2proc", "cpu")
+    )
+    assert found["ulmrec"]["ndcg@10"] == pytest.approx(expected["ulmrec"]["ndcg@10"], abs=0.05)
+    assert (tmp_path / "cpu_2proc.log").read_text().count("full catalogue") == 1, "one process reports"
