@@ -18,6 +18,7 @@ Every stage that is missing is run first (data, semantic IDs, SASRec, user indic
 and a finished run prints its report again. Expected numbers: recipes/README.md. Every option: --help.
 """
 
+import json
 import logging
 from dataclasses import dataclass, field
 from functools import partial
@@ -57,7 +58,7 @@ from llmrec.recipe.data import DataArguments, open_catalog, open_dataset
 from llmrec.recipe.evaluation import SearchArguments, rank_users, ranking_evaluation, report
 from llmrec.recipe.item_features import open_sasrec, training_rows
 from llmrec.recipe.run import push_checkpoint, run_options, set_up_logging, start_run
-from llmrec.recipe.user_examples import UserExampleArguments, training_examples
+from llmrec.recipe.user_examples import UserExampleArguments, alignment_pairs, training_examples
 from llmrec.recipe.user_index import UserIndexArguments, open_user_index
 from llmrec.serving.checkpoint import ServedCheckpoint, open_served
 from llmrec.training.arguments import ULMRecSFTConfig, choose_by_validation
@@ -70,6 +71,11 @@ from llmrec.training.tuning import adapter_config, merge_adapter, tuning_name
 from llmrec.vocabulary import ItemVocabulary
 
 logger = logging.getLogger(f"llmrec.{Path(__file__).stem}")
+
+
+#: Retrievers that are fitted here.
+FITTED = ("item_knn", "sasrec")
+METRICS_FILE = "metrics.json"
 
 
 @dataclass
@@ -94,13 +100,15 @@ class ULMRecArguments(UserExampleArguments, UserIndexArguments, DataArguments, S
 
 def check_arguments(args: ULMRecArguments, config: ULMRecSFTConfig, model_args: ModelConfig) -> None:
     """Refuse what would fail, or be ignored, only once the long stages have run."""
-    unknown = sorted(set(args.tasks) - set(TASKS))
+    unknown = sorted(set(args.tasks) - {*TASKS, "none"})
     if unknown:
-        raise ValueError(f"tasks holds {', '.join(unknown)}; allowed are {', '.join(TASKS)}.")
+        raise ValueError(f"tasks holds {', '.join(unknown)}; allowed are {', '.join(TASKS)}, or none.")
     if args.num_beams < max(KS):
         raise ValueError(f"num_beams is {args.num_beams}; metrics go up to {max(KS)}, so it needs {max(KS)} or more.")
     if not args.refit and config.save_strategy not in ("steps", "epoch"):
         raise ValueError(f"save_strategy is {config.save_strategy}; validation takes place at saves: steps or epoch.")
+    if args.answer == "letters":
+        check_retriever(args)
     if args.answer == "letters" and not max(KS) <= args.num_candidates <= len(LETTERS):
         raise ValueError(f"num_candidates is {args.num_candidates}; allowed are {max(KS)} to {len(LETTERS)}.")
     pretrained = ("load_in_4bit", "load_in_8bit", "attn_implementation")
@@ -115,7 +123,7 @@ def prompt_options(args: ULMRecArguments) -> dict[str, Any]:
     return {
         "opening": HISTORY_OPENING,
         "user_opening": USER_OPENING,
-        "user_index": "subword" if args.user_index == "subword" else "added_tokens",
+        "user_index": "added_tokens" if args.user_index == "shuffled" else args.user_index,
         "answer": args.answer,
         "max_history": args.max_history,
     }
@@ -123,17 +131,37 @@ def prompt_options(args: ULMRecArguments) -> dict[str, Any]:
 
 def protocol_options(args: ULMRecArguments, config: ULMRecSFTConfig, model_args: ModelConfig) -> dict[str, Any]:
     """What defines the numbers beside the evaluator's own protocol."""
+    if args.answer == "letters":
+        asked: dict[str, Any] = {"retriever": args.retriever, "num_candidates": args.num_candidates}
+        asked["candidate_prefixes"] = args.candidate_prefixes
+    else:
+        asked = {"num_beams": args.num_beams, "beam_scores": args.beam_scores}
     return {
         "max_history": args.max_history,
         "answer": args.answer,
+        **asked,
         "user_index": args.user_index,
-        "tasks": args.tasks,
-        "num_beams": args.num_beams,
-        "beam_scores": args.beam_scores,
+        "tasks": [] if args.user_index == "none" else args.tasks,
         "passes": config.num_train_epochs,
         "tuning": tuning_name(model_args),
         "seed": config.seed,
     }
+
+
+def check_retriever(args: ULMRecArguments) -> None:
+    """Refuse a checkpoint that finds no candidates, or knows the answers."""
+    if args.retriever in FITTED:
+        return
+    served = open_served(args.retriever)
+    allowed = f"allowed are {', '.join(FITTED)}, or a checkpoint of recipes/lcrec.py with its {METRICS_FILE}"
+    if served.method != "lcrec" or not (served.folder / METRICS_FILE).is_file():
+        raise ValueError(f"retriever is {args.retriever}; {allowed}.")
+    if served.num_beams < args.num_candidates:
+        raise ValueError(
+            f"retriever {args.retriever} has {served.num_beams} beams for {args.num_candidates} candidates."
+        )
+    if served.checkpoint.config["refit"] and not args.refit:
+        raise ValueError(f"retriever {args.retriever} has trained on the validation items: --refit true, or another.")
 
 
 def parse_arguments(argv: list[str] | None) -> tuple[ULMRecArguments, ULMRecSFTConfig, ModelConfig]:
@@ -160,6 +188,7 @@ def train_and_test(args: ULMRecArguments, config: ULMRecSFTConfig, model_args: M
         sources = dataset, config.seed, args.refit, args.max_history, config.device
         users = open_user_index(args, args, *sources)
         sasrec = open_sasrec(args, *sources)
+        alignment = alignment_pairs(args, dataset, users, config.seed)
 
     # Model and vocabulary
     small = SmallModelConfig("qwen3", args.hidden_size, args.num_layers, dropout=args.dropout)
@@ -172,12 +201,14 @@ def train_and_test(args: ULMRecArguments, config: ULMRecSFTConfig, model_args: M
     inputs["vocabulary"] = vocabulary_fingerprint(tokenizer)
     inputs["start"] = weights_fingerprint(model_args.model_name_or_path)
     inputs["users"] = "none" if users is None else users.fingerprint
+    if args.answer == "letters" and args.retriever not in FITTED:
+        inputs["retriever"] = weights_fingerprint(args.retriever)
     with PartialState().main_process_first():
         run.check_inputs(inputs)
 
     # Prompts: training examples, and the same wording for validation and test
     recommender = open_recommender(args, config, dataset, catalog, vocabulary, users, sasrec)
-    examples = training_examples(args, dataset, recommender, config.max_length, config.seed)
+    examples = training_examples(args, dataset, recommender, alignment, config.max_length, config.seed)
 
     # Trainer: validation chooses the checkpoint, unless the validation items are trained on too
     validate = None
@@ -246,11 +277,12 @@ def open_retriever(args: ULMRecArguments, dataset: RecDataset, catalog: Catalog,
     if args.retriever == "sasrec":
         return sasrec
     served = open_served(args.retriever)
-    if not isinstance(served, ServedCheckpoint) or served.catalog.item_ids != catalog.item_ids:
-        raise ValueError(f"retriever {args.retriever} is no LC-Rec checkpoint of the items of {dataset.folder}.")
-    if served.checkpoint.config["refit"] and not args.refit:
+    assert isinstance(served, ServedCheckpoint)
+    trained_on = json.loads((served.folder / METRICS_FILE).read_text())["split_fingerprint"]
+    if served.catalog.item_ids != catalog.item_ids or trained_on != dataset.fingerprint:
         raise ValueError(
-            f"retriever {args.retriever} has trained on the validation items: give --refit true, or another."
+            f"retriever {args.retriever} was trained on the split {trained_on}, and this is {dataset.fingerprint}: it "
+            "may have seen what it is asked for. Train one on this dataset folder."
         )
     return ModelRetriever(served.recommender(), served.load_model("auto"))
 

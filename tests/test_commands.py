@@ -163,6 +163,11 @@ NOT_RUN: dict[str, str] = {
     f"{_SINGLE} {_LORA}": _GPU,
     f"{_SINGLE} {_LORA} --dataset_dir data/beauty-2023": _GPU,
     f"{_SINGLE.replace('lcrec', 'setrec')} --config recipes/configs/setrec/qwen_lora.yaml": _GPU,
+    **{
+        f"python data_prep/amazon_reviews.py --release 2014 --reviews reviews_{category}_5.json.gz --metadata "
+        f"meta_{category}.json.gz --drop_untitled --output_dir data/{folder}": "tests/dataset reads that release"
+        for category, folder in (("Beauty", "beauty-2014"), ("Video_Games", "games-2014"))
+    },
     f"{_SINGLE.replace('lcrec', 'ulmrec')} --config recipes/configs/ulmrec/beauty_letters.yaml": _GPU,
     f"{_SINGLE.replace('lcrec', 'ulmrec')} --config recipes/configs/ulmrec/games_letters.yaml": _GPU,
     f"{_MULTI} recipes/lcrec.py {_FULL}": _GPU,

@@ -74,6 +74,9 @@ class CandidateRecommender:
     users: UserIndex | None = None
     num_candidates: int = 20
 
+    def __post_init__(self) -> None:
+        self._shown: dict[tuple, np.ndarray] = {}
+
     @property
     def item_ids(self) -> list[str]:
         return self.renderer.catalog.item_ids
@@ -113,12 +116,19 @@ class CandidateRecommender:
 
         The order is drawn from the seed and the user's history: the same for every model and process.
         """
-        found = self.retriever.recommend(histories, self.num_candidates, exclude, candidates)
-        shown = np.full_like(found, -1)
-        for row, history in enumerate(histories):
-            items = found[row][found[row] >= 0]
-            shown[row, : len(items)] = np.random.default_rng([self.seed, *history]).permutation(items)
-        return shown
+        seen = [()] * len(histories) if exclude is None else [tuple(items) for items in exclude]
+        of = None if candidates is None else candidates.tobytes()
+        keys = [(tuple(history), items, of) for history, items in zip(histories, seen, strict=True)]
+        # a retriever is fitted once: what it found for a user, it finds again
+        new = [row for row, key in enumerate(keys) if key not in self._shown]
+        if new:
+            asked = [histories[row] for row in new], self.num_candidates, [seen[row] for row in new], candidates
+            for row, found in zip(new, self.retriever.recommend(*asked), strict=True):
+                items = found[found >= 0]
+                lettered = np.full(self.num_candidates, -1, dtype=np.int64)
+                lettered[: len(items)] = np.random.default_rng([self.seed, *histories[row]]).permutation(items)
+                self._shown[keys[row]] = lettered
+        return np.array([self._shown[key] for key in keys]).reshape(len(keys), self.num_candidates)
 
     def prompt_tokens(self, history: Sequence[int], candidates: Sequence[int], user_id: str | None = None) -> list[int]:
         """Token ids of one user's prompt."""

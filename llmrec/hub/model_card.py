@@ -9,9 +9,23 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from llmrec.atomic import atomic_path
 from llmrec.catalog import Catalog
-from llmrec.hub.checkpoint import INFO_FILE, ITEM_TOKENIZER_FOLDER, PROMPTS_FILE, SETREC, auto_model_class
+from llmrec.hub.checkpoint import (
+    INFO_FILE,
+    ITEM_TOKENIZER_FOLDER,
+    PROMPTS_FILE,
+    SETREC,
+    USER_INDEX_FOLDER,
+    auto_model_class,
+)
 from llmrec.schema import DataError
 
+#: What a model writes, by the ``answer`` of its prompts.
+_ANSWERS = {
+    None: "the semantic ID of the next item",
+    "semantic_ids": "the semantic ID of the next item",
+    "titles": "the title of the next item",
+    "letters": "the letter of the candidate that comes next",
+}
 _PIPELINES = {"AutoModelForCausalLM": "text-generation", "AutoModelForSeq2SeqLM": "text2text-generation"}
 
 
@@ -48,10 +62,12 @@ def save_model_card(
         raise DataError(f"The metrics hold results of {', '.join(results)}; the card needs those of {method!r}.")
     title = repo_id or f"{method} on {metrics['protocol']['dataset']}"
     model_class = None if method == SETREC else auto_model_class(folder).__name__
+    answer = json.loads((folder / PROMPTS_FILE).read_text()).get("answer")
+    catalog = Catalog.load(folder)
     data = ModelCardData(
         library_name="transformers",
         pipeline_tag=None if model_class is None else _PIPELINES[model_class],
-        tags=["llmrec", "recommendation", "generative-recommendation", _identifiers(method), method],
+        tags=["llmrec", "recommendation", "generative-recommendation", _identifiers(method, answer), method],
         license=license,
         base_model=None if base_model is None or Path(base_model).exists() else base_model,
         datasets=list(datasets) or None,
@@ -61,21 +77,48 @@ def save_model_card(
     sections = [
         f"---\n{data.to_yaml()}\n---\n\n# {title}",
         f"A generative recommender ({method}): it reads a user's history and writes "
-        f"{'the tokens of the next item, a set,' if method == SETREC else 'the semantic ID of the next item'}. "
+        f"{'the tokens of the next item, a set,' if method == SETREC else _ANSWERS[answer]}. "
         f"{_origin(base_model)}, tuning {metrics['protocol'].get('tuning', 'not stated')}. Licence: {license}.",
         f"## Results\n\n{_results_table(results)}\n\n{_floor_sentence(results, method)}",
         f"## Protocol\n\n{_protocol_list(metrics)}",
-        _setrec_usage(Catalog.load(folder), repo_id)
-        if model_class is None
-        else _usage(_usage_snippet(model_class, Catalog.load(folder).num_codebooks, example_prompt, repo_id)),
-        _files(info["catalog_fingerprint"], method),
+        _usage_of(method, answer, model_class, catalog, example_prompt, repo_id),
+        _files(folder, info["catalog_fingerprint"], method),
     ]
     with atomic_path(folder / "README.md") as temporary:
         temporary.write_text("\n\n".join(sections) + "\n")
 
 
-def _identifiers(method: str) -> str:
-    return "order-agnostic-identifiers" if method == SETREC else "semantic-ids"
+def _identifiers(method: str, answer: str | None) -> str:
+    named = {"titles": "titles", "letters": "candidate-ranking"}
+    return "order-agnostic-identifiers" if method == SETREC else named.get(answer or "", "semantic-ids")
+
+
+def _usage_of(
+    method: str, answer: str | None, model_class: str | None, catalog: Catalog, example_prompt: str, repo_id: str | None
+) -> str:
+    if model_class is None:
+        return _setrec_usage(catalog, repo_id)
+    if answer == "letters":
+        return (
+            "## Usage\n\nThe model ranks a retriever's candidates: `llmrec.evaluation.candidates.CandidateRecommender` "
+            f"asks it. A prompt, as in training:\n\n```\n{example_prompt}\n```"
+        )
+    if method == "ulmrec":
+        return _ulmrec_usage(catalog, repo_id)
+    return _usage(_usage_snippet(model_class, catalog.num_codebooks, example_prompt, repo_id))
+
+
+def _ulmrec_usage(catalog: Catalog, repo_id: str | None) -> str:
+    snippet = f"""from llmrec.serving.checkpoint import open_served
+
+served = open_served({f'"{repo_id}")' if repo_id else '".")  # this folder'}
+history = served.catalog.rows_of({catalog.item_ids[:2]!r})  # item ids, oldest first
+recommender, model = served.recommender(), served.load_model()
+ranked = recommender.recommend(model, [history], k=10, exclude=[history])  # user_ids=[...] for users it knows
+for row in ranked[0]:
+    print(served.catalog.item_ids[row], served.catalog.titles[row])
+"""
+    return f"## Usage\n\n```python\n{snippet}```\n\nEvery answer is a catalogue item."
 
 
 def _usage(snippet: str) -> str:
@@ -101,7 +144,7 @@ for row in ranked[0]:
     return f"## Usage\n\n```python\n{snippet}```\n\nOne forward pass for a user; every answer is a catalogue item."
 
 
-def _files(catalog_fingerprint: str, method: str) -> str:
+def _files(folder: Path, catalog_fingerprint: str, method: str) -> str:
     if method == SETREC:
         from llmrec.models.setrec.item_features import FEATURES_FILE  # noqa: PLC0415 -- torch, as in checkpoint.py
 
@@ -109,6 +152,10 @@ def _files(catalog_fingerprint: str, method: str) -> str:
         made_of = f"`{FEATURES_FILE}` the frozen embeddings that their tokens are made of"
     else:
         items, made_of = "the items and their semantic IDs", f"`{ITEM_TOKENIZER_FOLDER}/` what made the IDs"
+        if not (folder / ITEM_TOKENIZER_FOLDER).is_dir():
+            items, made_of = "the items", "`tokenizer.json` the words of their titles"
+    if (folder / USER_INDEX_FOLDER).is_dir():
+        made_of += f", `{USER_INDEX_FOLDER}/` users' ids and indices"
     return (
         f"## Files\n\n`catalog.parquet` holds {items} (fingerprint {catalog_fingerprint}), "
         f"{made_of}, `{PROMPTS_FILE}` the prompts, `{INFO_FILE}` the resolved config and versions."

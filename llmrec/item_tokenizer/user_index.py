@@ -40,11 +40,20 @@ class UserEmbedder:
     to_collaborative: np.ndarray
 
     @classmethod
-    def fit(cls, item_texts: np.ndarray, item_embeddings: np.ndarray) -> "UserEmbedder":
-        """Find the way from text to collaborative space, from the items that have both."""
+    def fit(
+        cls, item_texts: np.ndarray, item_embeddings: np.ndarray, trained: np.ndarray | None = None
+    ) -> "UserEmbedder":
+        """Find the way from text to collaborative space.
+
+        Args:
+            item_texts: float32 (num_items, text_dim).
+            item_embeddings: float32 (num_items, dim).
+            trained: bool (num_items,): the items whose embeddings were learnt, which it is found from; None for all.
+        """
         texts, embeddings = _unit(item_texts), _unit(item_embeddings)
-        gram = texts.T @ texts + _RIDGE * np.eye(texts.shape[1], dtype=np.float32)
-        return cls(texts, embeddings, np.linalg.solve(gram, texts.T @ embeddings).astype(np.float32))
+        rows = slice(None) if trained is None else trained
+        gram = texts[rows].T @ texts[rows] + _RIDGE * np.eye(texts.shape[1], dtype=np.float32)
+        return cls(texts, embeddings, np.linalg.solve(gram, texts[rows].T @ embeddings[rows]).astype(np.float32))
 
     def __call__(
         self, histories: Sequence[Sequence[int]], reviews: Sequence[np.ndarray | None] | None = None

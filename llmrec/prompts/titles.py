@@ -38,7 +38,7 @@ class TitleRenderer(SegmentRenderer):
 
     @property
     def content(self) -> list[str]:
-        return ["titles", *super().content, *self.catalog.titles]
+        return ["titles", str(MAX_TITLE_TOKENS), *super().content, *self.catalog.titles]
 
     @cached_property
     def _used_tokens(self) -> np.ndarray:

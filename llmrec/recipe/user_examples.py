@@ -9,9 +9,9 @@ from llmrec.evaluation import sample_users
 from llmrec.evaluation.candidates import CandidateRecommender
 from llmrec.evaluation.recommender import Recommender
 from llmrec.item_tokenizer.user_index import UserIndex
+from llmrec.prompts.candidates import candidate_prompt
 from llmrec.prompts.history import history_prompt
 from llmrec.prompts.instructions import build_instructions
-from llmrec.prompts.segments import Segment
 from llmrec.prompts.ulmrec import TASKS, Pair, history_to_index, index_to_preference, user_opening
 from llmrec.recipe.evaluation import EvaluationArguments
 from llmrec.recipe.item_features import training_rows
@@ -29,7 +29,7 @@ class UserExampleArguments(EvaluationArguments):
 
     tasks: list[str] = field(
         default_factory=lambda: list(TASKS),
-        metadata={"help": "Alignment beside the next item: index2preference history2index; empty for none."},
+        metadata={"help": "Alignment beside the next item: index2preference history2index; or none."},
     )
     num_candidates: int = field(default=20, metadata={"help": "Of letters: candidates of a user, 26 at most."})
     candidate_prefixes: int | None = field(
@@ -42,6 +42,7 @@ def training_examples(
     args: UserExampleArguments,
     dataset: RecDataset,
     recommender: Recommender | CandidateRecommender,
+    alignment: Sequence[Sequence[Pair]],
     max_length: int,
     seed: int,
 ) -> tuple[EpochExamples, EpochExamples | None]:
@@ -51,20 +52,23 @@ def training_examples(
         args: what is asked for.
         dataset: whose histories they are.
         recommender: in whose words.
+        alignment: what ``alignment_pairs`` made.
         max_length: longest sequence in tokens.
         seed: of everything drawn.
 
     Returns:
         Next items and the alignment tasks; and next items of the validation users, None for a refit.
+
+    Raises:
+        ValueError: if a history may be longer than ``max_length``: what would be cut off is who the user is.
     """
-    renderer, users = recommender.renderer, recommender.users
+    renderer = recommender.renderer
+    _check_room(args, recommender, max_length)
     if isinstance(recommender, CandidateRecommender):
         training, valid = _candidates(args, dataset, recommender, seed)
     else:
         training, valid = _histories(args, dataset, recommender, seed)
-    sources = [training]
-    if users is not None:
-        sources += [PairExamples(pairs, renderer) for pairs in _alignment(args, dataset, users, seed)]
+    sources = [training, *(PairExamples(pairs, renderer) for pairs in alignment)]
     shared: dict[str, Any] = {"eos_token_id": renderer.eos_token_id, "is_encoder_decoder": False}
     shared["max_length"] = max_length
     examples = EpochExamples(sources, cache_folder=dataset.folder / "tokenized", **shared)
@@ -76,16 +80,17 @@ def _histories(args: UserExampleArguments, dataset: RecDataset, recommender: Rec
     renderer, users = recommender.renderer, recommender.users
     sequences = dataset.train_sequences(refit=args.refit)
     rows_of = renderer.catalog.rows_of
-    known = zip(_training_users(dataset, len(sequences)), sequences, strict=True)
-    fronts = [_front(users, user_id, rows_of(items)) for user_id, items in known]
+    fronts = [user_opening(codes) for codes in _training_codes(dataset, users, len(sequences))]
     training = HistoryWindows(sequences, renderer, args.max_history + 1, seed, fronts)
     if args.refit:
         return training, None
     rows = sample_users(dataset.valid, args.valid_users, seed)
-    histories = [history[-args.max_history :] for history in rows["history"].to_pylist()]
+    whole = rows["history"].to_pylist()
+    histories = [history[-args.max_history :] for history in whole]
     targets = [items[0] for items in rows["target_item_ids"].to_pylist()]
-    asked = zip(rows["user_id"].to_pylist(), histories, strict=True)
-    fronts = [_front(users, user_id, rows_of(history)) for user_id, history in asked]
+    asked = zip(rows["user_id"].to_pylist(), whole, strict=True)
+    codes = [() if users is None else users.codes_of(user_id, rows_of(history)) for user_id, history in asked]
+    fronts = [user_opening(one) for one in codes]
     return training, TargetExamples(histories, targets, history_prompt, renderer, ends=False, fronts=fronts)
 
 
@@ -95,48 +100,71 @@ def _candidates(
     """Prefixes of histories with the next item among random ones."""
     catalog, users = recommender.renderer.catalog, recommender.users
 
-    def source(user_ids: Sequence[str | None], sequences: list[list[int]], prefixes: Any) -> CandidateExamples:
-        # the last item is asked for: no index may be made from it
-        codes = [
-            () if users is None else users.codes_of(user_id, items[:-1])
-            for user_id, items in zip(user_ids, sequences, strict=True)
-        ]
-        shown = (args.max_history, args.num_candidates, prefixes, seed)
-        return CandidateExamples(sequences, codes, recommender.renderer, *shown)
-
+    shown = recommender.renderer, args.max_history, args.num_candidates
     sequences = training_rows(dataset, args.refit)
-    prefixes = "all" if args.candidate_prefixes is None else args.candidate_prefixes
-    training = source(_training_users(dataset, len(sequences)), sequences, prefixes)
+    prefixes: Any = "all" if args.candidate_prefixes is None else args.candidate_prefixes
+    codes = _training_codes(dataset, users, len(sequences))
+    training = CandidateExamples(sequences, codes, *shown, prefixes, seed)
     if args.refit:
         return training, None
     rows = sample_users(dataset.valid, args.valid_users, seed)
-    pairs = zip(rows["history"].to_pylist(), rows["target_item_ids"].to_pylist(), strict=True)
-    valid = [catalog.rows_of([*history, targets[0]]) for history, targets in pairs]
-    return training, source(rows["user_id"].to_pylist(), valid, "last")
+    histories = [catalog.rows_of(history) for history in rows["history"].to_pylist()]
+    targets = catalog.rows_of([items[0] for items in rows["target_item_ids"].to_pylist()])
+    asked = zip(rows["user_id"].to_pylist(), histories, strict=True)
+    codes = [() if users is None else users.codes_of(user_id, history) for user_id, history in asked]
+    valid = [[*history, target] for history, target in zip(histories, targets, strict=True)]
+    return training, CandidateExamples(valid, codes, *shown, "last", seed)
 
 
-def _training_users(dataset: RecDataset, count: int) -> list[str | None]:
-    """Whose the training sequences are; None for those who come in with their validation items."""
-    known = dataset.train["user_id"].to_pylist()
-    return [*known, *[None] * (count - len(known))]
+def _training_codes(dataset: RecDataset, users: UserIndex | None, count: int) -> list[tuple[int, ...]]:
+    """Of the training sequences' users. Those who come in with their validation items have none: it would be made of
+    what they are asked for."""
+    if users is None:
+        return [()] * count
+    known = [users.codes(user_id) for user_id in dataset.train["user_id"].to_pylist()]
+    return [*known, *[()] * (count - len(known))]
 
 
-def _front(users: UserIndex | None, user_id: str | None, history: Sequence[int]) -> list[Segment]:
-    """What says whose history follows."""
-    return [] if users is None else user_opening(users.codes_of(user_id, history))
+def _check_room(args: UserExampleArguments, recommender: Recommender | CandidateRecommender, max_length: int) -> None:
+    renderer, users = recommender.renderer, recommender.users
+    widest = max(recommender.item_ids, key=lambda item_id: len(renderer.item_tokens(item_id)))
+    # codes of as many digits as there are
+    codes = () if users is None else tuple(size - 1 for size in users.codebook_sizes)
+    if isinstance(recommender, CandidateRecommender):
+        candidates = [widest] * args.num_candidates
+        longest = len(renderer(candidate_prompt(codes, [widest] * args.max_history, candidates))) + 2
+    else:
+        longest = len(renderer([*user_opening(codes), *history_prompt([widest] * (args.max_history + 1))]))
+    if longest > max_length:
+        raise ValueError(
+            f"max_length is {max_length}, and {args.max_history} items of the longest kind take {longest} tokens with "
+            f"what stands around them: give --max_length {longest}, or a smaller --max_history."
+        )
 
 
-def _alignment(args: UserExampleArguments, dataset: RecDataset, users: UserIndex, seed: int) -> list[list[Pair]]:
-    """The examples of each alignment task, from training interactions only."""
+def alignment_pairs(
+    args: UserExampleArguments, dataset: RecDataset, users: UserIndex | None, seed: int
+) -> list[list[Pair]]:
+    """The examples of each alignment task, from training interactions only; none where users have no index.
+
+    Args:
+        args: ``tasks`` and ``max_history``.
+        dataset: whose users they are; preferences are kept in its folder.
+        users: their indices.
+        seed: of the preferences.
+    """
+    tasks = [task for task in args.tasks if task in TASKS]
+    if users is None:
+        return []
     pairs: dict[str, list[Pair]] = {}
-    if "index2preference" in args.tasks:
+    if "index2preference" in tasks:
         folder = dataset.folder / "instructions"
         table = build_instructions(dataset, folder, ["preferenceobtain"], max_history=args.max_history, seed=seed)
         written = table["preferenceobtain"]
         codes = [users.codes(user_id) for user_id in written["user_id"].to_pylist()]
         texts = ["".join(part["value"] for part in parts) for parts in written["overall_preference"].to_pylist()]
         pairs["index2preference"] = list(index_to_preference(codes, texts))
-    if "history2index" in args.tasks:
+    if "history2index" in tasks:
         codes = [users.codes(user_id) for user_id in dataset.train["user_id"].to_pylist()]
         pairs["history2index"] = list(history_to_index(codes, dataset.train["item_ids"].to_pylist(), args.max_history))
-    return [pairs[task] for task in args.tasks]
+    return [pairs[task] for task in tasks]

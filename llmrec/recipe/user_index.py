@@ -76,11 +76,14 @@ def open_user_index(
         seed=seed,
     )
     sasrec = open_sasrec(args, dataset, seed, refit, max_history, device)
+    cache = dataset.folder / "embeddings"
+    item_texts = embed_items(dataset.items, model=data.text_encoder, cache_dir=cache, encoder=data.text_encoder_type)
     record = {
         "split": dataset.fingerprint,
         "inputs": hashlib.sha256(json.dumps([user_ids, sequences, reviews]).encode()).hexdigest()[:16],
         "sasrec": hashlib.sha256(sasrec.item_embeddings.tobytes()).hexdigest()[:16],
         "text_encoder": [data.text_encoder, data.text_encoder_type],
+        "item_texts": hashlib.sha256(item_texts.tobytes()).hexdigest()[:16],
         "tokenizer": {name: value for name, value in asdict(config).items() if name != "device"},
     }
     folder = dataset.folder / "user_index" / hashlib.sha256(json.dumps(record).encode()).hexdigest()[:16]
@@ -88,11 +91,9 @@ def open_user_index(
         logger.info("%s is up to date: users' indices are read from it.", folder)
         index = UserIndex.load(folder)
     else:
-        cache = dataset.folder / "embeddings"
-        item_texts = embed_items(
-            dataset.items, model=data.text_encoder, cache_dir=cache, encoder=data.text_encoder_type
-        )
-        embedder = UserEmbedder.fit(item_texts, sasrec.item_embeddings)
+        trained = np.zeros(len(item_texts), dtype=bool)
+        trained[[item for sequence in sequences if len(sequence) > 1 for item in sequence]] = True
+        embedder = UserEmbedder.fit(item_texts, sasrec.item_embeddings, trained)
         index = UserIndex.fit(user_ids, sequences, _embed_reviews(reviews, data, dataset), embedder, config)
         index.save(folder)
         write_json(folder / _RECORD_FILE, record)

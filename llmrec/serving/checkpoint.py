@@ -149,7 +149,7 @@ class ServedCheckpoint(_Served):
     @cached_property
     def _answer_tokens(self) -> int:
         """Of the longest answer."""
-        return self.renderer(self.catalog).trie.num_codebooks
+        return self.catalog.num_codebooks or self.renderer(self.catalog).trie.num_codebooks
 
     @property
     def prompt(self) -> Callable[[Sequence[str]], list[Segment]]:
@@ -288,7 +288,7 @@ def open_served(name_or_path: str, revision: str | None = None) -> Served:
             f"{checkpoint.folder} answers with letters of a retriever's candidates, and a server has no retriever: "
             "serve a checkpoint that was trained with --answer semantic_ids or titles."
         )
-    users = checkpoint.users
+    users = None if checkpoint.prompts.get("user_index", "none") == "none" else checkpoint.users
     has_tokens = users is not None and checkpoint.prompts["user_index"] == "added_tokens"
     sizes = users.codebook_sizes if users is not None and has_tokens else ()
     vocabulary = ItemVocabulary(checkpoint.tokenizer, checkpoint.catalog.codebook_sizes, sizes)

@@ -51,7 +51,8 @@ class CandidateExamples(ExampleSource):
 
     @property
     def content(self) -> list[Any]:
-        options = [self.max_history, self.num_candidates, self.prefixes, self.seed]
+        options: list[Any] = [self.max_history, self.num_candidates, self.prefixes, self.seed]
+        options.append(self.renderer(candidate_prompt([], [], [])))  # the wording
         return [type(self).__name__, self.renderer.content, self.sequences, self.codes, options]
 
     def __len__(self) -> int:

@@ -42,7 +42,8 @@ def adapter_config(
         return None
     config.task_type = TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else TaskType.CAUSAL_LM
     config.target_modules = config.target_modules or "all-linear"
-    config.trainable_token_indices = dict.fromkeys(_embedding_names(model), vocabulary.new_token_ids)
+    if vocabulary.new_token_ids:  # a model that answers with text may have none
+        config.trainable_token_indices = dict.fromkeys(_embedding_names(model), vocabulary.new_token_ids)
     return config
 
 

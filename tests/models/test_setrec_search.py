@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from llmrec import vector_index
 from llmrec.models.setrec.search import SetSearch
 from tests.models.test_setrec_model import NUM_ITEMS, make_features, make_setrec
 
@@ -12,7 +13,8 @@ ALLOW = [None, [7, 2, 11], [2, 8, 0]]
 @pytest.mark.parametrize("beta", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("index", [None, "exact", "approximate"])
 @pytest.mark.parametrize("backbone", ["qwen3", "t5"])
-def test_the_best_items_are_those_of_the_highest_scores(backbone, index, beta):
+def test_the_best_items_are_those_of_the_highest_scores(backbone, index, beta, monkeypatch):
+    monkeypatch.setattr(vector_index, "_FEWEST_PER_CELL", 4)  # 12 items are few: three cells, all of them searched
     model, features = make_setrec(backbone), make_features()
     grounded = SetSearch(model, features).score(HISTORIES).grounded(beta)
     items, values = SetSearch(model, features, index).best(HISTORIES, beta, 4, EXCLUDE, ALLOW)

@@ -1,6 +1,7 @@
 """The recipe end to end on a small dataset: results, resuming, answers in IDs and titles, and what indices are for."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from types import ModuleType
@@ -35,7 +36,9 @@ def _run(ulmrec: ModuleType, dataset: Path, output: Path, *options: str) -> dict
 
 
 @pytest.mark.parametrize("answer", ["semantic_ids", "titles"])
-def test_it_learns_the_rule_and_its_checkpoint_stands_alone(ulmrec, ring_dataset, tmp_path, answer) -> None:
+def test_it_learns_the_rule_and_its_checkpoint_stands_alone(
+    ulmrec, ring_dataset, tmp_path, answer, capsys, monkeypatch
+) -> None:
     options = ("--num_train_epochs", "30", "--learning_rate", "5e-3", "--answer", answer)
     metrics = _run(ulmrec, ring_dataset, tmp_path / "out", *options)
     assert {"ulmrec", "popularity", "item_knn", "sasrec"} == set(metrics["results"])
@@ -43,6 +46,12 @@ def test_it_learns_the_rule_and_its_checkpoint_stands_alone(ulmrec, ring_dataset
     assert metrics["results"]["ulmrec"]["valid_rate"] == 1.0
     for name in ("report.txt", "comparison.png", "catalog.parquet", "llmrec.json", "README.md"):
         assert (tmp_path / "out" / name).stat().st_size > 0
+    snippet = re.search(r"```python\n(.*?)```", (tmp_path / "out" / "README.md").read_text(), re.DOTALL)[1]
+    monkeypatch.chdir(tmp_path / "out")
+    capsys.readouterr()
+    exec(compile(snippet, "README.md", "exec"), {})
+    assert len(capsys.readouterr().out.splitlines()) == 10
+    monkeypatch.chdir(tmp_path)
     checkpoint = load_checkpoint(shutil.move(tmp_path / "out", tmp_path / "moved"))
     assert checkpoint.method == "ulmrec"
     assert len({checkpoint.users.codes(user_id) for user_id in checkpoint.users.user_ids}) == 60
@@ -83,11 +92,14 @@ def test_every_way_to_train_runs(ulmrec, ring_dataset, tmp_path, options) -> Non
     assert metrics["results"]["ulmrec"]["valid_rate"] == 1.0
 
 
-@pytest.mark.parametrize("user_index", ["added_tokens", "subword"])
-def test_lora_leaves_a_plain_checkpoint(ulmrec, ring_dataset, tmp_path, user_index) -> None:
+@pytest.mark.parametrize(
+    ("user_index", "answer"),
+    [("added_tokens", "semantic_ids"), ("subword", "semantic_ids"), ("subword", "letters"), ("added_tokens", "titles")],
+)
+def test_lora_leaves_a_plain_checkpoint(ulmrec, ring_dataset, tmp_path, user_index, answer) -> None:
     pretrained = make_pretrained(tmp_path / "pretrained", "qwen3", ["Stop 1 of the ring", "some other text"])
     options = ("--model_name_or_path", str(pretrained), "--use_peft", "True", "--lora_r", "4", "--max_steps", "2")
-    metrics = _run(ulmrec, ring_dataset, tmp_path / "out", *options, "--user_index", user_index)
+    metrics = _run(ulmrec, ring_dataset, tmp_path / "out", *options, "--user_index", user_index, "--answer", answer)
     assert metrics["protocol"]["tuning"] == "LoRA"
     checkpoint = load_checkpoint(tmp_path / "out")
     assert not any("lora" in name for name, _ in checkpoint.model.named_parameters())
@@ -95,28 +107,30 @@ def test_lora_leaves_a_plain_checkpoint(ulmrec, ring_dataset, tmp_path, user_ind
     assert has_tokens == (user_index == "added_tokens")
 
 
-def test_letters_learn_the_rule_and_say_what_the_paper_would(ulmrec, ring_dataset, tmp_path) -> None:
-    options = ("--answer", "letters", "--num_train_epochs", "20", "--learning_rate", "3e-3", "--hidden_size", "64")
-    metrics = _run(ulmrec, ring_dataset, tmp_path, *options, "--num_layers", "2")
+def test_letters_say_what_the_paper_would(ulmrec, ring_dataset, tmp_path) -> None:
+    metrics = _run(ulmrec, ring_dataset, tmp_path, "--answer", "letters", "--max_steps", "4")
     found = json.loads((tmp_path / "candidates.json").read_text())
     assert found["overall"]["ndcg@10"] == pytest.approx(metrics["results"]["ulmrec"]["ndcg@10"])
     assert found["overall"]["hit_rate@10"] == pytest.approx(
         found["subset"]["hit_rate@10"] * found["retriever_hit_rate"]
     )
+    assert metrics["protocol"]["retriever"] == "item_knn"
     assert "Position bias" in (tmp_path / "report.txt").read_text()
 
 
 def test_what_would_fail_after_training_is_refused_before(ulmrec, ring_dataset, tmp_path) -> None:
     for options, message in (
         (["--answer", "letters", "--num_candidates", "27"], "allowed are 20 to 26"),
+        (["--answer", "letters", "--retriever", str(tmp_path / "nothing")], "neither a folder"),
+        (["--answer", "titles", "--max_length", "40"], "give --max_length"),
         (["--tasks", "dreams"], "tasks holds dreams"),
         (["--num_beams", "5"], "num_beams is 5"),
         (["--save_strategy", "no"], "steps or epoch"),
         (["--load_in_4bit", "True"], "for a pretrained model only"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises((ValueError, FileNotFoundError), match=message):
             _run(ulmrec, ring_dataset, tmp_path / "out", *options)
-    assert not (tmp_path / "out").exists()
+    assert not list((tmp_path / "out").glob("checkpoint-*"))
 
 
 @pytest.mark.parametrize("answer", ["semantic_ids", "letters"])
@@ -131,3 +145,20 @@ def test_two_processes_train_as_one_does(ring_dataset, tmp_path, answer) -> None
     )
     assert found["ulmrec"]["ndcg@10"] == pytest.approx(expected["ulmrec"]["ndcg@10"], abs=0.05)
     assert (tmp_path / "cpu_2proc.log").read_text().count("full catalogue") == 1, "one process reports"
+
+
+def test_a_checkpoint_finds_candidates_if_it_was_trained_on_this_split(ulmrec, ring_dataset, tmp_path) -> None:
+    lcrec = load_recipe("lcrec")
+    steps = ("--max_steps", "2")
+    lcrec.main(["--dataset_dir", str(ring_dataset), "--output_dir", str(tmp_path / "lcrec"), *LCREC_TINY, *steps])
+    options = ("--answer", "letters", "--retriever", str(tmp_path / "lcrec"), *steps)
+    _run(ulmrec, ring_dataset, tmp_path / "out", *options)
+    found = json.loads((tmp_path / "out" / "candidates.json").read_text())
+    retrieved = json.loads((tmp_path / "lcrec" / "metrics.json").read_text())["results"]["lcrec"]
+    assert found["retriever_hit_rate"] == pytest.approx(retrieved["hit_rate@20"])
+    metrics = json.loads((tmp_path / "lcrec" / "metrics.json").read_text())
+    (tmp_path / "lcrec" / "metrics.json").write_text(json.dumps({**metrics, "split_fingerprint": "another"}))
+    with pytest.raises(ValueError, match="may have seen what it is asked for"):
+        _run(ulmrec, ring_dataset, tmp_path / "other", *options)
+    with pytest.raises(ValueError, match="20 beams"):
+        _run(ulmrec, ring_dataset, tmp_path / "other", *options, "--num_candidates", "22")

@@ -18,6 +18,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from tests.serving.page_driver import Page, contrast
+from tests.serving.test_ulmrec import make_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -358,6 +359,24 @@ def test_the_page_asks_for_a_key(browser: webdriver.Chrome, locked_server: Serve
     page.ready()
     assert [text for text in page.complaints() if "401" not in text] == []
     browser.execute_script("sessionStorage.clear()")
+
+
+def test_a_model_that_writes_titles_recommends_without_a_tree(
+    browser: webdriver.Chrome, serve: Callable[..., Server], tmp_path: Path
+) -> None:
+    server = serve(make_checkpoint(tmp_path / "titles", "titles"), "--engine", "transformers")
+    page = Page(browser, server.url)
+    page.open()
+    page.ready()
+    page.choose("film 5")
+    page.ask()
+    answer = _post(server, {"users": [{"history": ["5"]}], "k": 10})["data"][0]["items"]
+    assert page.attributes("#recommendations li", "data-item-id") == [item["item_id"] for item in answer]
+    shown = [float(text.replace("−", "-")) for text in page.texts("#recommendations .score")]
+    assert shown == pytest.approx([item["score"] for item in answer], abs=1e-3)
+    assert not page.find("#search-tree").is_displayed()
+    assert page.find("#problem").text == ""
+    assert page.complaints() == []
 
 
 def test_a_reloaded_catalogue_shows_itself(

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import faiss
 import httpx
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from llmrec import vector_index
 from llmrec.catalog import Catalog
 from llmrec.hub import save_checkpoint
 from llmrec.models.from_config import SmallModelConfig, small_model_config, train_text_tokenizer
@@ -21,6 +23,8 @@ from llmrec.schema import ITEMS, DataError
 from llmrec.serving.batch.options import RecommendOptions
 from llmrec.serving.batch.recommend import recommend_file
 from llmrec.serving.checkpoint import EngineOptions, default_engine, make_engine, open_served
+from llmrec.serving.engines import setrec_engine
+from llmrec.vector_index import IndexKind, VectorIndex
 from tests.serving.running import running
 from tests.tiny import make_catalog
 
@@ -181,14 +185,38 @@ def test_the_same_item_described_anew_is_read_anew(client: httpx.Client, folder:
     assert ask(client, "/v1/catalog/reload", folder=str(folder)).status_code == 200
 
 
-def test_an_approximate_index_is_searched_where_it_is_asked_for(folder: Path) -> None:
+#: A user with rules and one without.
+BODY: dict[str, Any] = {
+    "users": [{"history": ["3", "4"]}, {"history": [], "rules": {"allow": ["7", "8"], "exclude": ["8"]}}],
+    "k": 9,
+}
+
+
+@pytest.mark.parametrize("index", ["exact", "approximate"])
+def test_an_index_is_searched_where_it_is_asked_for_or_the_catalogue_is_large(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, index: IndexKind
+) -> None:
+    made: list[object] = []
+    search = VectorIndex.search
+
+    def spied(self: VectorIndex, *args: Any) -> Any:
+        made.append(self._index)
+        return search(self, *args)
+
+    monkeypatch.setattr(VectorIndex, "search", spied)
+    monkeypatch.setattr(vector_index, "_FEWEST_PER_CELL", 5)  # 30 items are few: six cells, all of them searched
     served = open_served(str(folder))
-    engine = make_engine("transformers", served, EngineOptions(device="cpu", index="approximate"))
-    with running(served, engine) as indexed, running(served) as plain:
-        body = {"users": [{"history": ["3", "4"]}, {"history": [], "rules": {"allow": ["7", "8"], "exclude": ["8"]}}]}
-        lists = [ask(client, **body, k=9) for client in (indexed, plain)]
-    assert item_ids(lists[0]) == item_ids(lists[1])
-    assert item_ids(lists[0])[1] == ["7"]
+    engine = make_engine("transformers", served, EngineOptions(device="cpu", index=index))
+    monkeypatch.setattr(setrec_engine, "_LARGEST_PRODUCT", 29 if index == "exact" else 30)
+    with running(served, engine) as indexed:
+        answered = item_ids(ask(indexed, **BODY))
+    monkeypatch.setattr(setrec_engine, "_LARGEST_PRODUCT", 30)
+    assert {type(one) for one in made} == {faiss.IndexIVFFlat if index == "approximate" else faiss.IndexFlatIP}
+    made.clear()
+    with running(served) as plain:
+        assert answered == item_ids(ask(plain, **BODY))
+    assert not made
+    assert answered[1] == ["7"]
 
 
 def test_options_of_other_methods_are_refused(folder: Path) -> None:

@@ -31,7 +31,7 @@ RECOMMENDATIONS = pa.schema(
 #: Files of a checkpoint that its recommendations depend on.
 _CHECKPOINT_FILES = (
     *("model*.safetensors", "item_features.safetensors", "config.json", "llmrec.json", "tokenizer.json"),
-    "catalog.json",
+    *("catalog.json", "prompts.json", "user_index/*"),
 )
 #: Item indices, best first, and their scores.
 Ranked = tuple[list[int], list[float]]
@@ -174,7 +174,7 @@ def checkpoint_fingerprint(folder: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(path for pattern in _CHECKPOINT_FILES for path in folder.glob(pattern)):
         with path.open("rb") as opened:
-            digest.update(path.name.encode() + hashlib.file_digest(opened, "sha256").digest())
+            digest.update(str(path.relative_to(folder)).encode() + hashlib.file_digest(opened, "sha256").digest())
     return digest.hexdigest()[:16]
 
 

@@ -62,6 +62,8 @@ class RecommendOptions:
             if self.num_beams is not None:
                 raise DataError(f"num_beams is {self.num_beams}, and this model scores all items: leave it out.")
             options = replace(self, num_beams=self.k)
+        elif self.index != RecommendOptions.index:
+            raise DataError(f"index is {self.index!r}, and this model searches its trie, not vectors: leave it out.")
         else:
             num_beams = checkpoint.num_beams if self.num_beams is None else self.num_beams
             options = replace(self, num_beams=num_beams, scores=self.scores or checkpoint.scores)
@@ -102,7 +104,8 @@ class RecommendOptions:
             "index": get_args(IndexKind),
         }
         for name, values in allowed.items():
-            if getattr(self, name) not in (*values, None):
+            value = getattr(self, name)
+            if value not in values and (name, value) != ("scores", None):  # SETRec has no scores
                 raise DataError(f"{name} is {getattr(self, name)!r}; allowed are {', '.join(values)}.")
         self._check_extra()
         self._check_device()

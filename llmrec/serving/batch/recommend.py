@@ -165,9 +165,11 @@ def _check_prompts(checkpoint: Served, facts: InputFacts) -> None:
     room = checkpoint.max_prompt_tokens
     if room is None:
         return
-    # titles differ in length: the longest one all along is the longest prompt that there can be
-    renderer = checkpoint.renderer(catalog)
-    widest = max(catalog.item_ids, key=lambda item_id: len(renderer.item_tokens(item_id)))
+    # semantic IDs are of one length; of titles, the longest one all along is the longest prompt that there can be
+    widest = catalog.item_ids[0]
+    if not catalog.num_codebooks:
+        renderer = checkpoint.renderer(catalog)
+        widest = max(catalog.item_ids, key=lambda item_id: len(renderer.item_tokens(item_id)))
     longest = len(prompt_tokens([widest] * facts.longest))
     if longest > room:
         raise DataError(

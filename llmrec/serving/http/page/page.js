@@ -15,6 +15,7 @@ const history = new History((text) => say(text, "history-status"));
 let asked = new AbortController();
 let drawn = null; // the last answer, to draw again where the width changes
 let shownFingerprint = null;
+let hasSemanticIds = true;
 
 function say(text, id = "status") {
   byId(id).textContent = text;
@@ -58,6 +59,7 @@ async function showServer() {
   byId("model").textContent = model.id;
   document.title = `${model.id} – llmrec`;
   byId("num-items").textContent = catalog.num_items.toLocaleString("en");
+  hasSemanticIds = catalog.num_codebooks > 0;
   byId("codebooks").textContent = `${catalog.num_codebooks} (${catalog.codebook_sizes.join(" × ")})`;
   byId("fingerprint").textContent = shownFingerprint = catalog.catalog;
 }
@@ -108,8 +110,11 @@ async function surprise() {
 const anyOf = (items) => items[Math.floor(Math.random() * items.length)];
 
 function question() {
-  const body = { users: [{ history: history.itemIds }], trace: true };
-  for (const [name, id] of [["k", "k"], ["num_beams", "num-beams"], ["max_per_first_code", "max-per-first-code"]]) {
+  const body = { users: [{ history: history.itemIds }] };
+  // items without semantic IDs have no beams to show or to set
+  if (hasSemanticIds) body.trace = true;
+  const fields = [["k", "k"], ["num_beams", "num-beams"], ["max_per_first_code", "max-per-first-code"]];
+  for (const [name, id] of hasSemanticIds ? fields : fields.slice(0, 1)) {
     if (byId(id).value !== "") body[name] = byId(id).valueAsNumber;
   }
   body.exclude_seen = byId("exclude-seen").checked;
@@ -148,6 +153,7 @@ function show(answer, milliseconds) {
 }
 
 function recommendation(item, best, texts) {
+  if (item.semantic_id.length === 0) return plainRecommendation(item);
   const probability = Math.exp(item.score);
   const text = texts.get(item.semantic_id.join()) ?? item.semantic_id.join(" ");
   const beam = html("button", { type: "button", class: "semantic-id", "aria-label": `${text}: show in the beam tree` }, text);
@@ -159,6 +165,15 @@ function recommendation(item, best, texts) {
       html("p", { class: "numbers" }, html("span", {}, percent(probability)),
         html("span", { class: "score", title: "Score: log-probability of the semantic ID" }, decimals(item.score))),
       bar(probability / best)));
+}
+
+// without a semantic ID there is no beam to show, and a score need not be a probability
+function plainRecommendation(item) {
+  return html("li", { "data-item-id": item.item_id, "data-score": item.score },
+    html("div", {}, html("p", { class: "title" }, item.title),
+      html("p", { class: "below" }, html("span", { class: "item-id" }, `id ${item.item_id}`))),
+    html("div", { class: "measure" },
+      html("p", { class: "numbers" }, html("span", { class: "score", title: "Score of the model" }, decimals(item.score)))));
 }
 
 function start() {
