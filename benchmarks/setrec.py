@@ -49,7 +49,8 @@ def main() -> None:
     runs = [run(args, name, seed) for name in args.models for seed in args.seeds]
     rows = table(runs)
     print_table(rows, runs[0])
-    results = {"hardware": hardware("cpu"), "versions": versions(), "table": rows, "runs": runs}
+    kept = [{name: one[name] for name in ("name", "seed", "protocol", "seconds")} for one in runs]
+    results = {"hardware": hardware("cpu"), "versions": versions(), "table": rows, "runs": kept}
     write_json(args.output, results)
     plot(rows, Path(args.output).with_suffix(".png"))
 
