@@ -56,4 +56,4 @@ class TitleRenderer(SegmentRenderer):
 
     @property
     def code_token_ids(self) -> np.ndarray:
-        return np.broadcast_to(self._used_tokens, (self.trie.num_codebooks, len(self._used_tokens)))
+        return np.tile(self._used_tokens, (self.trie.num_codebooks, 1))
