@@ -16,6 +16,7 @@ from llmrec.atomic import write_json
 from llmrec.baselines.sasrec import SASRec, SASRecConfig
 from llmrec.dataset import RecDataset
 from llmrec.evaluation import EvaluationResult, Evaluator, print_table
+from llmrec.recipe.item_features import training_rows
 
 
 def main() -> None:
@@ -27,8 +28,7 @@ def main() -> None:
     args = parser.parse_args()
     dataset = RecDataset.load(args.dataset_dir)
     evaluator = Evaluator(dataset, dataset.items["item_id"].to_pylist(), "test", refit=True)
-    index = {item_id: row for row, item_id in enumerate(dataset.items["item_id"].to_pylist())}
-    whole = [[index[item] for item in sequence] for sequence in dataset.train_sequences(refit=True)]
+    whole = training_rows(dataset, refit=True)
     results: list[EvaluationResult] = []
     runs: list[dict[str, Any]] = []
     for seed in args.seeds:

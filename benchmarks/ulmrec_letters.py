@@ -25,6 +25,7 @@ from llmrec.evaluation.candidates import CandidateRecommender
 from llmrec.models.from_config import train_text_tokenizer
 from llmrec.prompts.candidates import INSTRUCTION, letter_token_ids
 from llmrec.prompts.titles import TitleRenderer
+from llmrec.recipe.item_features import training_rows
 from llmrec.vocabulary import ItemVocabulary
 
 
@@ -44,9 +45,7 @@ def main() -> None:
     catalog = Catalog(dataset.items, torch.empty(len(item_ids), 0).numpy(), ())
     tokenizer = train_text_tokenizer([*catalog.titles, INSTRUCTION], 4096)
     vocabulary = ItemVocabulary(tokenizer, ())
-    rows = {item_id: row for row, item_id in enumerate(item_ids)}
-    sequences = [[rows[item] for item in sequence] for sequence in dataset.train_sequences()]
-    retriever = ItemKNN().fit(sequences, len(item_ids))
+    retriever = ItemKNN().fit(training_rows(dataset, refit=False), len(item_ids))
     recommender = CandidateRecommender(
         TitleRenderer(catalog, vocabulary), retriever, args.max_history, args.batch_size, seed=0
     )

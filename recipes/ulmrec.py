@@ -109,8 +109,8 @@ def check_arguments(args: ULMRecArguments, config: ULMRecSFTConfig, model_args: 
         raise ValueError(f"save_strategy is {config.save_strategy}; validation takes place at saves: steps or epoch.")
     if args.answer == "letters":
         check_retriever(args)
-    if args.answer == "letters" and not max(KS) <= args.num_candidates <= len(LETTERS):
-        raise ValueError(f"num_candidates is {args.num_candidates}; allowed are {max(KS)} to {len(LETTERS)}.")
+        if not max(KS) <= args.num_candidates <= len(LETTERS):
+            raise ValueError(f"num_candidates is {args.num_candidates}; allowed are {max(KS)} to {len(LETTERS)}.")
     pretrained = ("load_in_4bit", "load_in_8bit", "attn_implementation")
     ignored = [name for name in pretrained if getattr(model_args, name)]
     if model_args.model_name_or_path is None and ignored:

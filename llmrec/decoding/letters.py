@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 from transformers import DynamicCache, PreTrainedModel
 
 from llmrec.decoding.beam_search import searching
+from llmrec.decoding.model_outputs import pad_prompts
 
 
 class LetterLogits:
@@ -58,15 +59,13 @@ class LetterLogits:
 
     def _last(self, rest: list[list[int]], cache: DynamicCache | None) -> Tensor:
         # padded behind: what is read is before the padding, whose place no window of attention counts
-        ids = torch.zeros(len(rest), max(map(len, rest)), dtype=torch.int64)
-        for row, tokens in enumerate(rest):
-            ids[row, : len(tokens)] = torch.tensor(tokens)
+        ids, _ = pad_prompts(rest, self.model.device, left=False)
         lasts, place = torch.tensor([len(tokens) - 1 for tokens in rest]).unique(return_inverse=True)
         copied = copy.deepcopy(cache)
         if copied is not None:
             copied.batch_repeat_interleave(len(rest))
         output = self.model(
-            input_ids=ids.to(self.model.device),
+            input_ids=ids,
             past_key_values=copied,
             use_cache=copied is not None,
             logits_to_keep=lasts.to(self.model.device),

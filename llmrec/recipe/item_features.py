@@ -6,6 +6,7 @@ import logging
 from dataclasses import asdict, dataclass, field, replace
 from typing import Literal
 
+import numpy as np
 import torch
 
 from llmrec.atomic import write_json
@@ -67,9 +68,7 @@ def open_item_features(
         cache_dir=dataset.folder / "embeddings",
         encoder=args.text_encoder_type,
     )
-    warm = torch.zeros(dataset.items.num_rows, dtype=torch.bool)
-    # of a single item SASRec learns nothing
-    warm[[item for sequence in sequences if len(sequence) > 1 for item in sequence]] = True
+    warm = torch.from_numpy(learnt_items(sequences, dataset.items.num_rows))
     features = ItemFeatures(torch.from_numpy(sasrec.item_embeddings), torch.from_numpy(text), warm)
     if args.cold_items == "neighbours":
         features = replace(features, cf=cf_from_neighbours(features))
@@ -80,6 +79,13 @@ def training_rows(dataset: RecDataset, refit: bool) -> list[list[int]]:
     """Item indices of each user's training items, oldest first."""
     index = {item_id: row for row, item_id in enumerate(dataset.items["item_id"].to_pylist())}
     return [[index[item] for item in sequence] for sequence in dataset.train_sequences(refit=refit)]
+
+
+def learnt_items(sequences: list[list[int]], num_items: int) -> np.ndarray:
+    """bool (num_items,): the items that SASRec learns from ``sequences``; of a single item it learns nothing."""
+    learnt = np.zeros(num_items, dtype=bool)
+    learnt[[item for sequence in sequences if len(sequence) > 1 for item in sequence]] = True
+    return learnt
 
 
 def open_sasrec(

@@ -79,18 +79,13 @@ def _histories(args: UserExampleArguments, dataset: RecDataset, recommender: Rec
     """Histories with their users' indices in front, the loss on every item."""
     renderer, users = recommender.renderer, recommender.users
     sequences = dataset.train_sequences(refit=args.refit)
-    rows_of = renderer.catalog.rows_of
     fronts = [user_opening(codes) for codes in _training_codes(dataset, users, len(sequences))]
     training = HistoryWindows(sequences, renderer, args.max_history + 1, seed, fronts)
     if args.refit:
         return training, None
-    rows = sample_users(dataset.valid, args.valid_users, seed)
-    whole = rows["history"].to_pylist()
-    histories = [history[-args.max_history :] for history in whole]
-    targets = [items[0] for items in rows["target_item_ids"].to_pylist()]
-    asked = zip(rows["user_id"].to_pylist(), whole, strict=True)
-    codes = [() if users is None else users.codes_of(user_id, rows_of(history)) for user_id, history in asked]
+    histories, targets, codes = _validation(args, dataset, recommender, seed)
     fronts = [user_opening(one) for one in codes]
+    histories = [history[-args.max_history :] for history in histories]
     return training, TargetExamples(histories, targets, history_prompt, renderer, ends=False, fronts=fronts)
 
 
@@ -107,13 +102,23 @@ def _candidates(
     training = CandidateExamples(sequences, codes, *shown, prefixes, seed)
     if args.refit:
         return training, None
-    rows = sample_users(dataset.valid, args.valid_users, seed)
-    histories = [catalog.rows_of(history) for history in rows["history"].to_pylist()]
-    targets = catalog.rows_of([items[0] for items in rows["target_item_ids"].to_pylist()])
-    asked = zip(rows["user_id"].to_pylist(), histories, strict=True)
-    codes = [() if users is None else users.codes_of(user_id, history) for user_id, history in asked]
-    valid = [[*history, target] for history, target in zip(histories, targets, strict=True)]
+    histories, targets, codes = _validation(args, dataset, recommender, seed)
+    valid = [catalog.rows_of([*history, target]) for history, target in zip(histories, targets, strict=True)]
     return training, CandidateExamples(valid, codes, *shown, "last", seed)
+
+
+def _validation(
+    args: UserExampleArguments, dataset: RecDataset, recommender: Recommender | CandidateRecommender, seed: int
+) -> tuple[list[list[str]], list[str], list[tuple[int, ...]]]:
+    """Item ids of the validation users' histories and next items, and the codes of the users' indices."""
+    users, rows_of = recommender.users, recommender.renderer.catalog.rows_of
+    rows = sample_users(dataset.valid, args.valid_users, seed)
+    histories = rows["history"].to_pylist()
+    targets = [items[0] for items in rows["target_item_ids"].to_pylist()]
+    if users is None:
+        return histories, targets, [()] * len(histories)
+    asked = zip(rows["user_id"].to_pylist(), histories, strict=True)
+    return histories, targets, [users.codes_of(user_id, rows_of(history)) for user_id, history in asked]
 
 
 def _training_codes(dataset: RecDataset, users: UserIndex | None, count: int) -> list[tuple[int, ...]]:

@@ -15,7 +15,7 @@ from llmrec.item_tokenizer.config import ItemTokenizerConfig
 from llmrec.item_tokenizer.embeddings import embed_items, embed_texts
 from llmrec.item_tokenizer.user_index import UserEmbedder, UserIndex
 from llmrec.recipe.data import DatasetArguments
-from llmrec.recipe.item_features import SASRecArguments, open_sasrec, training_rows
+from llmrec.recipe.item_features import SASRecArguments, learnt_items, open_sasrec, training_rows
 
 logger = logging.getLogger(__name__)
 
@@ -91,9 +91,8 @@ def open_user_index(
         logger.info("%s is up to date: users' indices are read from it.", folder)
         index = UserIndex.load(folder)
     else:
-        trained = np.zeros(len(item_texts), dtype=bool)
-        trained[[item for sequence in sequences if len(sequence) > 1 for item in sequence]] = True
-        embedder = UserEmbedder.fit(item_texts, sasrec.item_embeddings, trained)
+        learnt = learnt_items(sequences, len(item_texts))
+        embedder = UserEmbedder.fit(item_texts, sasrec.item_embeddings, learnt)
         index = UserIndex.fit(user_ids, sequences, _embed_reviews(reviews, data, dataset), embedder, config)
         index.save(folder)
         write_json(folder / _RECORD_FILE, record)
