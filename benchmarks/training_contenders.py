@@ -133,7 +133,7 @@ def build_contender(
     adapter = None
     if contender.tuning != "full":
         vocabulary = ItemVocabulary(tokenizer, workload.renderer.catalog.codebook_sizes)
-        adapter = adapter_config(model_config(contender.tuning, None), model, vocabulary)
+        adapter = adapter_config(model_config(contender.tuning, None), model, vocabulary.new_token_ids)
     return build_trainer(model, tokenizer, config, examples, None, None, None, adapter)
 
 

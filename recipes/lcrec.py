@@ -177,7 +177,7 @@ def main(argv: list[str] | None = None) -> None:
     check_sharding(quantized, model_args.use_peft or args.vocabulary_only)
     if args.stage == "rl":
         check_start(args, model_args)
-    start_run(args, config, model_args, partial(train_and_test, args, config, model_args))
+    start_run(args, config, model_args, partial(train_and_test, args, config, model_args), args.dataset_dir)
 
 
 def train_and_test(
@@ -219,7 +219,7 @@ def train_and_test(
         raise ValueError("history_loss all needs a decoder-only model: give --history_loss prefix for this one.")
 
     # Trainer: validation chooses the checkpoint, unless the validation items are trained on too
-    adapter = adapter_config(model_args, model, vocabulary, args.vocabulary_only)
+    adapter = adapter_config(model_args, model, vocabulary.new_token_ids, args.vocabulary_only)
     trainer = stage_trainer(args, config, dataset, tables, recommender, model, adapter, inputs)
 
     # Train or resume
@@ -272,9 +272,10 @@ def save(
     weights = whole_state_dict(trainer)
     if trainer.is_world_process_zero():
         folder, trained = Path(config.output_dir), trainer.accelerator.unwrap_model(trainer.model)
-        base = (model_args, small, catalog, args.initialization, config.seed)
         if improved:
-            model = merge_adapter(trained, folder / "adapter", *base, state_dict=weights)
+            made_of = (small, catalog, args.initialization, config.seed)
+            adapter = trained, folder / "adapter", model_args
+            model = merge_adapter(*adapter, lambda whole: load_backbone(whole, *made_of)[0], weights)
         else:
             logger.warning("No checkpoint ranked the validation users better than the start did: the start is kept.")
             model, _ = load_pretrained(model_args, quantized=False)

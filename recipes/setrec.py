@@ -144,7 +144,7 @@ def main(argv: list[str] | None = None) -> None:
     args, config, model_args = parse_arguments(argv)
     set_up_logging()
     check_arguments(args, config, model_args)
-    start_run(args, config, model_args, partial(train_and_test, args, config, model_args))
+    start_run(args, config, model_args, partial(train_and_test, args, config, model_args), args.dataset_dir)
 
 
 def train_and_test(

@@ -173,7 +173,7 @@ def main(argv: list[str] | None = None) -> None:
     args, config, model_args = parse_arguments(argv)
     set_up_logging()
     check_arguments(args, config, model_args)
-    start_run(args, config, model_args, partial(train_and_test, args, config, model_args))
+    start_run(args, config, model_args, partial(train_and_test, args, config, model_args), args.dataset_dir)
 
 
 def train_and_test(args: ULMRecArguments, config: ULMRecSFTConfig, model_args: ModelConfig, run: RunFolder) -> None:
@@ -193,8 +193,8 @@ def train_and_test(args: ULMRecArguments, config: ULMRecSFTConfig, model_args: M
     # Model and vocabulary
     small = SmallModelConfig("qwen3", args.hidden_size, args.num_layers, dropout=args.dropout)
     user_sizes = () if users is None or args.user_index == "subword" else users.codebook_sizes
-    base = (model_args, small, catalog, "text", config.seed, user_sizes)
-    model, tokenizer, vocabulary = load_backbone(*base)
+    base = (small, catalog, "text", config.seed, user_sizes)
+    model, tokenizer, vocabulary = load_backbone(model_args, *base)
     if model.config.is_encoder_decoder:
         raise ValueError("One pass per user needs a decoder-only model: name one in --model_name_or_path.")
     inputs = {"split": dataset.fingerprint, "catalog": catalog.fingerprint}
@@ -215,7 +215,7 @@ def train_and_test(args: ULMRecArguments, config: ULMRecSFTConfig, model_args: M
     if not args.refit:
         choose_by_validation(config, "ndcg@10")
         validate = ranking_evaluation(args, dataset, recommender, config.seed)
-    adapter = adapter_config(model_args, model, vocabulary)
+    adapter = adapter_config(model_args, model, vocabulary.new_token_ids)
     trainer = build_trainer(
         model, tokenizer, config, *examples, validate, args.early_stopping_patience, adapter, inputs
     )
@@ -322,7 +322,8 @@ def save(
     weights = whole_state_dict(trainer)
     if trainer.is_world_process_zero():
         folder, trained = Path(config.output_dir), trainer.accelerator.unwrap_model(trainer.model)
-        model = merge_adapter(trained, folder / "adapter", *base, state_dict=weights)
+        adapter = trained, folder / "adapter", model_args
+        model = merge_adapter(*adapter, lambda whole: load_backbone(whole, *base)[0], weights)
         options = run_options(args, config, model_args)
         checkpoint = (model, tokenizer, catalog, item_tokenizer_folder, options, prompt_options(args))
         state = weights if model is trained else None

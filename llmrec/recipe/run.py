@@ -29,14 +29,21 @@ def set_up_logging() -> None:
     logging.getLogger("llmrec").setLevel(logging.INFO if PartialState().is_main_process else logging.WARNING)
 
 
-def start_run(args: Any, config: TrainingArguments, model_args: ModelConfig, work: Callable[[RunFolder], None]) -> None:
+def start_run(
+    args: Any,
+    config: TrainingArguments,
+    model_args: ModelConfig,
+    work: Callable[[RunFolder], None],
+    data_folder: str,
+) -> None:
     """Do the ``work`` of the run that the options describe, or print the report of one that is finished.
 
     Args:
-        args: the recipe's own dataclass; with ``dataset_dir``.
+        args: the recipe's own dataclass.
         config: of the training.
         model_args: TRL's.
         work: every stage, from data to report; goes on from the run's last checkpoint.
+        data_folder: where the run writes too.
     """
     with PartialState().main_process_first():
         run = open_run(config.output_dir, run_options(args, config, model_args), config.resume_from_checkpoint)
@@ -45,7 +52,7 @@ def start_run(args: Any, config: TrainingArguments, model_args: ModelConfig, wor
             print(run.report)
             push_checkpoint(run.folder, config, config.push_to_hub)
         return
-    with explain_failures(run.folder, Path(args.dataset_dir)):
+    with explain_failures(run.folder, Path(data_folder)):
         work(run)
 
 

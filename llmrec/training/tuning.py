@@ -1,6 +1,6 @@
 """What of a model is trained: all, LoRA with the new vocabulary rows, or these rows alone; and merging it back."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,14 +12,9 @@ from transformers import PreTrainedModel
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import ModelConfig, get_peft_config
 
-from llmrec.catalog import Catalog
-from llmrec.models.from_config import SmallModelConfig
-from llmrec.training.backbone import load_backbone
-from llmrec.vocabulary import Initialization, ItemVocabulary
-
 
 def adapter_config(
-    model_args: ModelConfig, model: PreTrainedModel, vocabulary: ItemVocabulary, vocabulary_only: bool = False
+    model_args: ModelConfig, model: PreTrainedModel, new_token_ids: Sequence[int], vocabulary_only: bool = False
 ) -> LoraConfig | None:
     """TRL's LoRA settings with exactly the new vocabulary rows trained beside them; None for full fine-tuning.
 
@@ -28,7 +23,8 @@ def adapter_config(
     Args:
         model_args: TRL's; LoRA with ``--use_peft``.
         model: with its new rows.
-        vocabulary: whose rows are trained, in the input embedding and, where it is not tied to it, in the output head.
+        new_token_ids: whose rows are trained, in the input embedding and, where it is not tied to it, in the output
+            head.
         vocabulary_only: train these rows and nothing else.
 
     Raises:
@@ -42,8 +38,8 @@ def adapter_config(
         return None
     config.task_type = TaskType.SEQ_2_SEQ_LM if model.config.is_encoder_decoder else TaskType.CAUSAL_LM
     config.target_modules = config.target_modules or "all-linear"
-    if vocabulary.new_token_ids:  # a model that answers with text may have none
-        config.trainable_token_indices = dict.fromkeys(_embedding_names(model), vocabulary.new_token_ids)
+    if new_token_ids:  # a model that answers with text may have none
+        config.trainable_token_indices = {name: [*new_token_ids] for name in _embedding_names(model)}
     return config
 
 
@@ -80,11 +76,7 @@ def merge_adapter(
     trained: PreTrainedModel | PeftModel,
     adapter_folder: str | Path,
     model_args: ModelConfig,
-    small: SmallModelConfig,
-    catalog: Catalog,
-    initialization: Initialization,
-    seed: int,
-    user_codebook_sizes: Sequence[int] = (),
+    load_base: Callable[[ModelConfig], PreTrainedModel],
     state_dict: dict[str, Tensor] | None = None,
 ) -> PreTrainedModel:
     """A plain model: the adapter saved into ``adapter_folder`` and merged; a fully tuned model comes back as it is.
@@ -94,7 +86,8 @@ def merge_adapter(
     Args:
         trained: what the trainer trained.
         adapter_folder: for the adapter, if there is one.
-        model_args: what ``load_backbone`` made the model from, like the arguments that follow.
+        model_args: what the model was made from.
+        load_base: makes the model again, as it was before training.
         state_dict: all weights, where ``trained`` holds shards of them only.
     """
     if not isinstance(trained, PeftModel):
@@ -105,5 +98,4 @@ def merge_adapter(
     if state_dict is None and not quantized:
         return trained.merge_and_unload()
     whole = replace(model_args, load_in_4bit=False, load_in_8bit=False)
-    base, _, _ = load_backbone(whole, small, catalog, initialization, seed, user_codebook_sizes)
-    return PeftModel.from_pretrained(base, str(adapter_folder)).merge_and_unload()
+    return PeftModel.from_pretrained(load_base(whole), str(adapter_folder)).merge_and_unload()

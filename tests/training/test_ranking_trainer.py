@@ -31,7 +31,7 @@ def _trainer(
     )
     is_encoder_decoder = model.config.is_encoder_decoder
     examples = EpochExamples([_source(source, renderer)], tokenizer.eos_token_id, is_encoder_decoder, 64)
-    adapter = adapter_config(ModelConfig(use_peft=lora, lora_dropout=0.0), model, vocabulary)
+    adapter = adapter_config(ModelConfig(use_peft=lora, lora_dropout=0.0), model, vocabulary.new_token_ids)
     return build_trainer(model, tokenizer, config, examples, None, None, None, adapter)
 
 

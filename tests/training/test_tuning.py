@@ -39,13 +39,13 @@ class Trained:
         config = RecommendationSFTConfig(
             output_dir=str(folder / "run"), max_steps=3, save_steps=3, save_strategy="steps", learning_rate=0.01
         )
-        adapter = adapter_config(self.args, self.base, self.vocabulary, vocabulary_only)
+        adapter = adapter_config(self.args, self.base, self.vocabulary.new_token_ids, vocabulary_only)
         trainer = build_trainer(self.base, tokenizer, config, examples, None, None, None, adapter)
         trainer.train()
         self.trained = trainer.accelerator.unwrap_model(trainer.model).eval()
         self.logits = self.score(self.trained)
         self.adapter = folder / "adapter"
-        self.merged = merge_adapter(self.trained, self.adapter, self.args, SmallModelConfig(), CATALOG, "text", 0)
+        self.merged = merge_adapter(self.trained, self.adapter, self.args, lambda whole: self.load(whole)[0])
 
     @staticmethod
     def load(args: ModelConfig) -> tuple[PreTrainedModel, object, ItemVocabulary]:
@@ -129,7 +129,7 @@ def test_the_modes_have_names_and_exclude_each_other(pretrained) -> None:
     assert tuning_name(ModelConfig(use_peft=True, load_in_4bit=True), False) == "4-bit LoRA"
     model, _, vocabulary = Trained.load(ModelConfig(model_name_or_path=str(pretrained)))
     with pytest.raises(ValueError, match="not both"):
-        adapter_config(lora, model, vocabulary, vocabulary_only=True)
+        adapter_config(lora, model, vocabulary.new_token_ids, vocabulary_only=True)
 
 
 def test_a_second_stage_starts_from_the_rows_of_the_first(pretrained, tmp_path) -> None:
