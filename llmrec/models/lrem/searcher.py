@@ -1,0 +1,110 @@
+"""Search with an LREM: think, embed, and take the nearest items."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from llmrec.models.lrem.embedding import embed_batch
+from llmrec.models.lrem.prompts import LremPrompts
+from llmrec.models.lrem.thinking import think
+from llmrec.vector_index import VectorIndex
+
+#: What stands where the thought belongs: the model's own; nothing; another query's thought; the query itself
+#: (the paper's Table 2 replaces thoughts by the last three).
+Thoughts = Literal["model", "empty", "random", "query"]
+
+
+class LremSearcher:
+    """Finds items for queries.
+
+    Args:
+        prompts: of the model.
+        lines: of the catalogue's items (``LremPrompts.lines``).
+        batch_size: sequences that the model reads at a time.
+        seed: of which query's thought another gets, for ``random``.
+    """
+
+    def __init__(self, prompts: LremPrompts, lines: Sequence[str], batch_size: int, seed: int = 0) -> None:
+        self.prompts = prompts
+        self.lines = lines
+        self.batch_size = batch_size
+        self.seed = seed
+
+    def embed_items(self, model: PreTrainedModel, progress: bool = False) -> np.ndarray:
+        """Embeddings of the catalogue: float32 of shape (num_items, hidden size)."""
+        return embed_sequences(model, [self.prompts.item(line) for line in self.lines], self.batch_size, progress)
+
+    def write_thoughts(
+        self, model: PreTrainedModel, queries: Sequence[str], thoughts: Thoughts = "model", temperature: float = 0.0
+    ) -> list[list[int]]:
+        """Token ids of each query's thought, without control tokens."""
+        if not self.prompts.reasoning or thoughts == "empty":
+            return [[] for _ in queries]
+        if thoughts == "query":
+            return [self.prompts.vocabulary.encode_text(query) for query in queries]
+        asked = [self.prompts.query(query) for query in queries]
+        written = think(model, self.prompts, asked, self.batch_size, temperature)
+        if thoughts == "random":
+            shift = 1 + int(np.random.default_rng(self.seed).integers(max(1, len(queries) - 1)))
+            return [written[(row + shift) % len(written)] for row in range(len(written))]
+        return written
+
+    def embed_queries(
+        self, model: PreTrainedModel, queries: Sequence[str], thoughts: Sequence[Sequence[int]]
+    ) -> np.ndarray:
+        """Embeddings of queries behind their thoughts: float32 of shape (num_queries, hidden size)."""
+        pairs = zip(queries, thoughts, strict=True)
+        sequences = [[*self.prompts.query(query), *self.prompts.closed(thought)] for query, thought in pairs]
+        return embed_sequences(model, sequences, self.batch_size)
+
+    def search(
+        self,
+        model: PreTrainedModel,
+        queries: Sequence[str],
+        k: int,
+        thoughts: Thoughts = "model",
+        index: VectorIndex | None = None,
+    ) -> np.ndarray:
+        """The items nearest to each query, best first.
+
+        Args:
+            model: causal, in evaluation mode.
+            queries: texts, none of them empty.
+            k: list length.
+            thoughts: what stands before the embedding token.
+            index: of the catalogue's embeddings; made if it is None.
+
+        Returns:
+            Item indices: int64 of shape (num_queries, k), -1 for empty places.
+        """
+        index = index or VectorIndex(self.embed_items(model))
+        written = self.write_thoughts(model, queries, thoughts)
+        return index.search(self.embed_queries(model, queries, written), k)[0]
+
+
+@torch.no_grad()
+def embed_sequences(
+    model: PreTrainedModel, sequences: Sequence[Sequence[int]], batch_size: int, progress: bool = False
+) -> np.ndarray:
+    """Embeddings at the last token of each sequence: float32 of shape (num_sequences, hidden size)."""
+    order = sorted(range(len(sequences)), key=lambda row: len(sequences[row]))
+    vectors = np.zeros((len(sequences), model.config.get_text_config().hidden_size), dtype=np.float32)
+    starts = range(0, len(order), batch_size)
+    for start in tqdm(starts, desc="Embedding", unit="batch", disable=not progress):
+        rows = order[start : start + batch_size]
+        input_ids, lengths = padded([sequences[row] for row in rows])
+        vectors[rows] = embed_batch(model, input_ids.to(model.device), lengths.to(model.device))[0].cpu().numpy()
+    return vectors
+
+
+def padded(sequences: Sequence[Sequence[int]], padding: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Sequences as one tensor (num_sequences, longest), filled up on the right, and their lengths (num_sequences,)."""
+    lengths = torch.tensor([len(sequence) for sequence in sequences])
+    table = torch.full((len(sequences), int(lengths.max())), padding)
+    for row, sequence in enumerate(sequences):
+        table[row, : len(sequence)] = torch.tensor(sequence)
+    return table, lengths
