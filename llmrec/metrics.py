@@ -57,6 +57,54 @@ def rank_metrics(ranked: np.ndarray, targets: np.ndarray, ks: Sequence[int] = KS
     return metrics
 
 
+def graded_metrics(
+    ranked: np.ndarray, judged: np.ndarray, grades: np.ndarray, ks: Sequence[int] = KS
+) -> dict[str, np.ndarray]:
+    """Metrics of every query whose items are graded rather than right or wrong.
+
+    ``precision`` is the share of the first k places that hold a relevant item (a grade above 0), ``judged`` the share
+    that hold an item with a grade at all: where it is low, unjudged items may hide good ones. ``ndcg`` sums
+    (2^grade - 1) / log2(1 + place), divided by that sum for the judged items in the order of their grades (Burges et
+    al. 2005); an item without a grade gains nothing. Empty places of a short list count as misses.
+
+    Args:
+        ranked: shape (num_queries, list_length), with list_length of at least ``max(ks)``.
+        judged: shape (num_queries, max_judged) of item indices, each once in its row; -1 is padding.
+        grades: integers of the shape of ``judged``, 0 or more.
+        ks: cut-offs.
+
+    Returns:
+        ``{"ndcg@10": float64 array of shape (num_queries,), ...}``: precision, judged and ndcg at each of ``ks``.
+
+    Raises:
+        ValueError: if the shapes do not fit together, a list is too short, or a query has no relevant item.
+    """
+    ranked, judged = _checked(ranked, judged, ks)
+    grades = np.asarray(grades)
+    if grades.shape != judged.shape:
+        raise ValueError(f"grades has shape {grades.shape} and judged {judged.shape}: each judged item needs a grade.")
+    gains = np.where(judged >= 0, 2.0**grades - 1, 0.0)
+    if (gains.sum(axis=1) == 0).any():
+        row = int((gains.sum(axis=1) == 0).argmax())
+        raise ValueError(f"Row {row} of grades holds no relevant item: leave such queries out.")
+    found, known = np.zeros(ranked.shape), np.zeros(ranked.shape, dtype=bool)
+    for column in range(judged.shape[1]):
+        here = (judged[:, [column]] >= 0) & (ranked == judged[:, [column]])
+        found += here * gains[:, [column]]
+        known |= here
+    repeated = _repeated(ranked)
+    found, known = np.where(repeated, 0.0, found), known & ~repeated
+    discounts = 1 / np.log2(np.arange(2, max(ks) + 2))
+    best = -np.sort(-gains, axis=1)[:, : max(ks)]
+    metrics: dict[str, np.ndarray] = {}
+    for k in ks:
+        ideal = best[:, :k] @ discounts[: min(k, best.shape[1])]
+        metrics[f"precision@{k}"] = (found[:, :k] > 0).mean(axis=1)
+        metrics[f"judged@{k}"] = known[:, :k].mean(axis=1)
+        metrics[f"ndcg@{k}"] = found[:, :k] @ discounts[:k] / ideal
+    return metrics
+
+
 def coverage(ranked: np.ndarray, num_items: int, k: int) -> float:
     """Share of the catalogue's ``num_items`` items that stand among the first ``k`` places of at least one list."""
     top = np.asarray(ranked)[:, :k]

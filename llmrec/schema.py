@@ -47,6 +47,19 @@ HISTORIES = pa.schema(
     ]
 )
 
+#: One row per search query and the items judged for it, in any order.
+QUERIES = pa.schema(
+    [
+        pa.field("query_id", pa.string(), nullable=False),
+        pa.field("query", pa.string(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),  # how it came about, such as question, negation, real
+        pa.field("split", pa.string(), nullable=False),  # train, rl (reinforcement), valid or test
+        pa.field("keywords", pa.list_(pa.string()), nullable=False),  # the chain of thought; [] where there is none
+        pa.field("item_ids", pa.list_(pa.string()), nullable=False),
+        pa.field("grades", pa.list_(pa.int32()), nullable=False),  # as item_ids; 0 = judged, and not relevant
+    ]
+)
+
 
 class DataError(ValueError):
     """Bad input data. The message names the file, the column and the row, and says what to do next."""

@@ -1,6 +1,7 @@
-"""Recommenders without a language model: the floors printed beside every result."""
+"""Recommenders, and a search, without a language model: the floors printed beside every result."""
 
+from llmrec.baselines.bm25 import BM25, document_texts
 from llmrec.baselines.item_knn import ItemKNN
 from llmrec.baselines.popularity import Popularity
 
-__all__ = ["ItemKNN", "Popularity"]
+__all__ = ["BM25", "ItemKNN", "Popularity", "document_texts"]

@@ -4,6 +4,7 @@ from llmrec.dataset.arguments import add_preparation_arguments, preparation_conf
 from llmrec.dataset.config import PreparationConfig
 from llmrec.dataset.folder import RecDataset
 from llmrec.dataset.preparation import prepare_dataset
+from llmrec.dataset.queries import QueryDataset
 from llmrec.dataset.raw_data import RawData
 from llmrec.dataset.readers import (
     read_amazon_reviews,
@@ -16,6 +17,7 @@ from llmrec.dataset.readers import (
 
 __all__ = [
     "PreparationConfig",
+    "QueryDataset",
     "RawData",
     "RecDataset",
     "add_preparation_arguments",

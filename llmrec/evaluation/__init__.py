@@ -8,10 +8,13 @@ from llmrec.evaluation.report import (
     print_table,
     write_metrics_json,
 )
+from llmrec.evaluation.search import SearchEvaluator, format_search
 
 __all__ = [
     "EvaluationResult",
     "Evaluator",
+    "SearchEvaluator",
+    "format_search",
     "format_table",
     "plot_comparison",
     "print_recommendations",

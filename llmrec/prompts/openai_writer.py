@@ -7,10 +7,10 @@ import threading
 import time
 import unicodedata
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmrec.prompts.answer_cache import AnswerCache
 from llmrec.prompts.item_text import ItemText, shortened
@@ -47,8 +47,24 @@ class WriterError(RuntimeError):
     """The endpoint gave no usable answer. What was written before is in the cache: run again to go on from there."""
 
 
+class Question(NamedTuple):
+    """One request to a chat model.
+
+    Attributes:
+        system: what it is told beforehand.
+        text: what it is asked.
+        keys: of the JSON object that it must answer with.
+        purpose: what the answer is for, as error messages say it.
+    """
+
+    system: str
+    text: str
+    keys: tuple[str, ...]
+    purpose: str
+
+
 class OpenAIWriter:
-    """Asks a chat model for intentions and preferences; answers are cached, validated and rate-limited.
+    """Asks a chat model for intentions and preferences, or anything else: cached, validated and rate-limited.
 
     Args:
         base_url: of the endpoint, up to and including ``/v1``.
@@ -102,33 +118,24 @@ class OpenAIWriter:
         return f"openai:{self.model}"
 
     def intentions(self, requests: Iterable[WriterRequest]) -> Iterator[Intentions]:
-        for answer in self._in_order(self._intention, requests):
+        for answer in self.answers(_intention(request) for request in requests):
             yield Intentions(**answer)
 
     def preferences(self, requests: Iterable[WriterRequest]) -> Iterator[Preferences]:
-        for answer in self._in_order(self._preference, requests):
+        for answer in self.answers(_preference(request) for request in requests):
             yield Preferences(**answer)
 
-    def _intention(self, request: WriterRequest) -> dict[str, str]:
-        question = _INTENTION.format(
-            history=_numbered(request.history),
-            target=_described(request.target),
-            review=shortened(request.review, _REVIEW_CHARS) or "(no review)",
-        )
-        return self._answer(question, Intentions._fields, f"the intention of user {request.user_id!r}")
+    def answers(self, questions: Iterable[Question]) -> Iterator[dict[str, str]]:
+        """One JSON object of texts for each question, in order; a few questions ahead of what is consumed.
 
-    def _preference(self, request: WriterRequest) -> dict[str, str]:
-        question = _PREFERENCE.format(history=_numbered(request.history))
-        return self._answer(question, Preferences._fields, f"the preference of user {request.user_id!r}")
-
-    def _in_order(
-        self, write: Callable[[WriterRequest], dict[str, str]], requests: Iterable[WriterRequest]
-    ) -> Iterator[dict[str, str]]:
+        Raises:
+            WriterError: if the endpoint gives no usable answer.
+        """
         pending: deque[Future[dict[str, str]]] = deque()
         with ThreadPoolExecutor(self.concurrency) as pool:
             try:
-                for request in requests:
-                    pending.append(pool.submit(write, request))
+                for question in questions:
+                    pending.append(pool.submit(self._answer, question))
                     if len(pending) > 2 * self.concurrency:
                         yield pending.popleft().result()
                 while pending:
@@ -137,41 +144,42 @@ class OpenAIWriter:
                 for future in pending:
                     future.cancel()
 
-    def _answer(self, question: str, keys: Sequence[str], purpose: str) -> dict[str, str]:
-        cache_key = hashlib.sha256(json.dumps([self.model, _TEMPERATURE, _SYSTEM, question]).encode()).hexdigest()
+    def _answer(self, question: Question) -> dict[str, str]:
+        content = [self.model, _TEMPERATURE, question.system, question.text]
+        cache_key = hashlib.sha256(json.dumps(content).encode()).hexdigest()
         answer = self.cache.get(cache_key)
         if answer is None:
-            answer = self._ask_until_valid(question, keys, purpose)
+            answer = self._ask_until_valid(question)
             self.cache.put(cache_key, answer)
         return answer
 
-    def _ask_until_valid(self, question: str, keys: Sequence[str], purpose: str) -> dict[str, str]:
+    def _ask_until_valid(self, question: Question) -> dict[str, str]:
         problem, wait = "", self.retry_seconds
         for attempt in range(self.attempts):
             if attempt:
                 time.sleep(min(wait, _MAX_WAIT_SECONDS))
                 wait *= 2
             try:
-                return checked_answer(self._ask(question), keys)
+                return checked_answer(self._ask(question), question.keys)
             except ValueError as error:
                 problem = str(error)
             except self._openai.APIStatusError as error:
                 problem = f"HTTP {error.status_code}: {error.message}"
                 if error.status_code not in (408, 409, 429) and error.status_code < 500:
-                    raise WriterError(f"The endpoint refused to write {purpose}. {problem}") from error
+                    raise WriterError(f"The endpoint refused to write {question.purpose}. {problem}") from error
                 wait = max(wait, _retry_after(error.response.headers))
             except self._openai.APIError as error:  # no connection, a timeout, a body that is no JSON
                 problem = f"{error} (base_url {self._client.base_url})"
         raise WriterError(
-            f"The writer {self.name} gave no usable answer for {purpose} in {self.attempts} attempts; the last: "
-            f"{problem} Answers so far are kept in {self.cache.path}: repair the endpoint and run again."
+            f"The writer {self.name} gave no usable answer for {question.purpose} in {self.attempts} attempts; "
+            f"the last: {problem} Answers so far are kept in {self.cache.path}: repair the endpoint and run again."
         )
 
-    def _ask(self, question: str) -> str:
+    def _ask(self, question: Question) -> str:
         self._pace.wait()
         response = self._client.chat.completions.create(
             model=self.model,
-            messages=[{"role": "system", "content": _SYSTEM}, {"role": "user", "content": question}],
+            messages=[{"role": "system", "content": question.system}, {"role": "user", "content": question.text}],
             temperature=_TEMPERATURE,
             max_tokens=_MAX_TOKENS,
         )
@@ -241,6 +249,20 @@ def _checked_text(text: Any, key: str) -> str:
     return text
 
 
+def _intention(request: WriterRequest) -> Question:
+    text = _INTENTION.format(
+        history=_numbered(request.history),
+        target=described(request.target),
+        review=shortened(request.review, _REVIEW_CHARS) or "(no review)",
+    )
+    return Question(_SYSTEM, text, Intentions._fields, f"the intention of user {request.user_id!r}")
+
+
+def _preference(request: WriterRequest) -> Question:
+    text = _PREFERENCE.format(history=_numbered(request.history))
+    return Question(_SYSTEM, text, Preferences._fields, f"the preference of user {request.user_id!r}")
+
+
 def _retry_after(headers: Any) -> float:
     try:
         return float(headers.get("retry-after", 0))
@@ -256,6 +278,7 @@ def _named(item: ItemText) -> str:
     return f"{item.title} ({', '.join(item.categories)})" if item.categories else item.title
 
 
-def _described(item: ItemText) -> str:
+def described(item: ItemText) -> str:
+    """An item for a language model: a line for each field that has something, then the description."""
     lines = [f"Title: {item.title}", f"Brand: {item.brand}", f"Categories: {', '.join(item.categories)}"]
     return "\n".join([*(line for line in lines if not line.endswith(": ")), item.description]).strip()
