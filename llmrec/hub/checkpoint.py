@@ -16,6 +16,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     HFValidationError,
@@ -24,6 +25,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from safetensors.numpy import load_file, save_file
 
 from llmrec.atomic import write_json
 from llmrec.catalog import Catalog
@@ -40,8 +42,12 @@ PROMPTS_FILE = "prompts.json"
 ITEM_TOKENIZER_FOLDER = "item_tokenizer"
 USER_INDEX_FOLDER = "user_index"
 
+ITEM_EMBEDDINGS_FILE = "item_embeddings.safetensors"
+
 #: The method whose models are not transformers' own.
 SETREC = "setrec"
+#: The method that searches for queries.
+LREM = "lrem"
 
 #: How the folders are called that checkpoints are written into before their files take their places.
 _WRITING = ".writing-"
@@ -90,6 +96,17 @@ class Checkpoint:
         folder = self.folder / USER_INDEX_FOLDER
         return UserIndex.load(folder) if folder.is_dir() else None
 
+    @cached_property
+    def item_embeddings(self) -> np.ndarray:
+        """LREM's embeddings of the catalogue, float32 of shape (num_items, hidden size), as they were saved.
+
+        Raises:
+            FileNotFoundError: if the method has none.
+        """
+        if not (self.folder / ITEM_EMBEDDINGS_FILE).is_file():
+            raise FileNotFoundError(f"{self.folder} holds no {ITEM_EMBEDDINGS_FILE}: only LREM's checkpoints do.")
+        return load_file(self.folder / ITEM_EMBEDDINGS_FILE)["embeddings"]
+
     def check_prompts(self, prompts: Mapping[str, Any]) -> None:
         """Refuse prompts that are worded otherwise than those the model was trained with.
 
@@ -117,6 +134,7 @@ def save_checkpoint(
     state_dict: "Mapping[str, Tensor] | None" = None,
     item_features: "ItemFeatures | None" = None,
     users: "UserIndex | None" = None,
+    item_embeddings: np.ndarray | None = None,
 ) -> None:
     """Write a checkpoint into ``folder``; files of other names that are there stay.
 
@@ -134,6 +152,7 @@ def save_checkpoint(
         state_dict: all weights, where ``model`` holds shards of them only.
         item_features: what SETRec makes its tokens of.
         users: ULMRec's users and their indices.
+        item_embeddings: LREM's, float32 of shape (num_items, hidden size).
 
     Raises:
         ValueError: if the model still has adapters beside it.
@@ -171,6 +190,8 @@ def save_checkpoint(
             item_features.save(temporary)
         if users is not None:
             users.save(temporary / USER_INDEX_FOLDER)
+        if item_embeddings is not None:
+            save_file({"embeddings": item_embeddings}, temporary / ITEM_EMBEDDINGS_FILE)
         write_json(temporary / PROMPTS_FILE, dict(prompts))
         (folder / INFO_FILE).unlink(missing_ok=True)
         _remove_earlier_weights(folder)

@@ -26,6 +26,11 @@ _ANSWERS = {
     "titles": "the title of the next item",
     "letters": "the letter of the candidate that comes next",
 }
+#: As far as a method has them.
+_SHOWN_METRICS = (
+    *("hit_rate@5", "ndcg@5", "hit_rate@10", "ndcg@10", "hit_rate@20", "ndcg@20"),
+    *("coverage@10", "valid_rate"),
+)
 _PIPELINES = {"AutoModelForCausalLM": "text-generation", "AutoModelForSeq2SeqLM": "text2text-generation"}
 
 
@@ -78,9 +83,9 @@ def save_model_card(
         f"---\n{data.to_yaml()}\n---\n\n# {title}",
         f"A generative recommender ({method}): it reads a user's history and writes "
         f"{'the tokens of the next item, a set,' if method == SETREC else _ANSWERS[answer]}. "
-        f"{_origin(base_model)}, tuning {metrics['protocol'].get('tuning', 'not stated')}. Licence: {license}.",
-        f"## Results\n\n{_results_table(results)}\n\n{_floor_sentence(results, method)}",
-        f"## Protocol\n\n{_protocol_list(metrics)}",
+        f"{origin_sentence(base_model)}, tuning {metrics['protocol'].get('tuning', 'not stated')}. Licence: {license}.",
+        f"## Results\n\n{results_table(results, _SHOWN_METRICS)}\n\n{_floor_sentence(results, method)}",
+        f"## Protocol\n\n{protocol_list(metrics)}",
         _usage_of(method, answer, model_class, catalog, example_prompt, repo_id),
         _files(folder, info["catalog_fingerprint"], method),
     ]
@@ -162,7 +167,8 @@ def _files(folder: Path, catalog_fingerprint: str, method: str) -> str:
     )
 
 
-def _origin(base_model: str | None) -> str:
+def origin_sentence(base_model: str | None) -> str:
+    """What the weights come from."""
     if base_model is None:
         return "Trained from a config"
     if Path(base_model).exists():
@@ -187,9 +193,9 @@ def _eval_results(metrics: Mapping[str, Any], method: str) -> list[EvalResult]:
     ]
 
 
-def _results_table(results: Mapping[str, Any]) -> str:
-    wanted = ("hit_rate@5", "ndcg@5", "hit_rate@10", "ndcg@10", "hit_rate@20", "ndcg@20", "coverage@10", "valid_rate")
-    columns = [metric for metric in wanted if all(metric in values for values in results.values())]
+def results_table(results: Mapping[str, Any], shown: Sequence[str], over: str = "users") -> str:
+    """Systems by row and the metrics of ``shown`` that all have by column, with intervals over ``over``."""
+    columns = [metric for metric in shown if all(metric in values for values in results.values())]
     lines = [f"| | {' | '.join(columns)} |", f"| --- |{' --- |' * len(columns)}"]
     for name, values in results.items():
         cells = []
@@ -197,7 +203,7 @@ def _results_table(results: Mapping[str, Any]) -> str:
             interval = values.get("intervals", {}).get(metric)
             cells.append(f"{values[metric]:.4f}" + (f" ({interval[0]:.4f}-{interval[1]:.4f})" if interval else ""))
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join([*lines, "", "In brackets: 95 % bootstrap intervals over users."])
+    return "\n".join([*lines, "", f"In brackets: 95 % bootstrap intervals over {over}."])
 
 
 def _floor_sentence(results: Mapping[str, Any], method: str) -> str:
@@ -210,7 +216,8 @@ def _floor_sentence(results: Mapping[str, Any], method: str) -> str:
     return f"{best}, at {metric} {floors[best]:.4f}, is **{relation}** the model's {results[method][metric]:.4f}."
 
 
-def _protocol_list(metrics: Mapping[str, Any]) -> str:
+def protocol_list(metrics: Mapping[str, Any]) -> str:
+    """What defines the numbers, line by line."""
     lines = [f"- split_fingerprint: {metrics['split_fingerprint']}"]
     for name, value in metrics["protocol"].items():
         if name == "split_fingerprint":

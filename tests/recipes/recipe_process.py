@@ -16,7 +16,7 @@ from transformers import Trainer
 from llmrec.training import faults
 from tests.recipes.conftest import load_recipe
 
-RECIPES = {name: load_recipe(name) for name in ("lcrec", "setrec")}
+RECIPES = {name: load_recipe(name) for name in ("lcrec", "lrem", "setrec", "ulmrec")}
 
 #: Something done to the child before its recipe starts.
 Sabotage = Callable[[], None]

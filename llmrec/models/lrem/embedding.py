@@ -19,10 +19,17 @@ def add_embeddings(model: PreTrainedModel) -> None:
     """
     forward = model.forward
 
-    def embedding_forward(self: PreTrainedModel, *args: Any, lengths: Tensor | None = None, **kwargs: Any) -> Any:
-        if lengths is None:
-            return forward(*args, **kwargs)
-        embeddings, text_loss = embed_batch(self, lengths=lengths, **kwargs)
+    def embedding_forward(
+        self: PreTrainedModel,
+        input_ids: Tensor | None = None,
+        lengths: Tensor | None = None,
+        labels: Tensor | None = None,
+        rows_at_a_time: int | None = None,
+        **kwargs: Any,  # PEFT passes every argument that a causal model may have
+    ) -> Any:
+        if lengths is None or input_ids is None:
+            return forward(input_ids=input_ids, labels=labels, **kwargs)
+        embeddings, text_loss = embed_batch(self, input_ids, lengths, labels, rows_at_a_time)
         return {"embeddings": embeddings, "text_loss": text_loss}
 
     model.forward = MethodType(embedding_forward, model)
