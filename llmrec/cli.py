@@ -1,4 +1,4 @@
-"""The ``llmrec`` command: serve a checkpoint, or recommend for a file of histories."""
+"""The ``llmrec`` command: serve a checkpoint, recommend for a file of histories, or embed a catalogue."""
 
 import argparse
 import logging
@@ -32,6 +32,16 @@ The file has a column `history` (lists of item ids, oldest first), and may have 
 """
 
 
+_EMBED = """Embed a catalogue with an LREM checkpoint.
+
+    llmrec embed outputs/lrem --output vectors.safetensors                          # the checkpoint's own items
+    llmrec embed outputs/lrem --items items.parquet --output vectors.safetensors --index approximate
+
+The file of items has the columns of a prepared dataset's items.parquet. An interrupted run goes on where it was with
+the same command.
+"""
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line; bad input ends with one line on stderr and exit status 2."""
     args = build_parser().parse_args(argv)
@@ -53,6 +63,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_serve(commands)
     _add_recommend(commands)
+    _add_embed(commands)
     return parser
 
 
@@ -73,7 +84,7 @@ def _add_engine_options(parser: argparse.ArgumentParser) -> "argparse._ArgumentG
         "--index",
         choices=["exact", "approximate"],
         default="exact",
-        help="SETRec: score every item, or a part of a catalogue too large for that (exact)",
+        help="SETRec, LREM: look at every item, or at a part of a catalogue too large for that (exact)",
     )
     return group
 
@@ -152,6 +163,29 @@ def _recommend(args: argparse.Namespace) -> None:
 
     options = _options(RecommendOptions, args)
     print(recommend_file(args.checkpoint, args.histories, args.output, options))
+
+
+def _add_embed(commands: "argparse._SubParsersAction") -> None:
+    parser = _add_command(commands, "embed", _EMBED, "embed a catalogue with an LREM checkpoint")
+    parser.add_argument("--items", type=Path, help="parquet file of items; the checkpoint's own catalogue")
+    parser.add_argument("--output", type=Path, required=True, help="safetensors file to write")
+    parser.add_argument(
+        "--index", choices=["exact", "approximate"], help="write a faiss index of them too, as the output's .faiss"
+    )
+    parser.add_argument("--engine", choices=["transformers", "ray"], default="transformers", help="(%(default)s)")
+    parser.add_argument("--device", default="auto", help="(auto)")
+    parser.add_argument("--dtype", default="auto", help="float32, bfloat16, ...; auto: as saved")
+    parser.add_argument("--batch_size", type=int, default=32, help="items embedded at a time (32)")
+    parser.add_argument("--rows_per_part", type=int, default=1024, help="items between two saves (1024)")
+    parser.add_argument("--num_workers", type=int, default=2, help="ray: copies of the model (2)")
+    parser.add_argument("--overwrite", action="store_true", help="start anew where there is an output already")
+    parser.set_defaults(run=_embed)
+
+
+def _embed(args: argparse.Namespace) -> None:
+    from llmrec.serving.batch.embed import EmbedOptions, embed_file  # noqa: PLC0415 -- torch: --help is quick
+
+    print(embed_file(args.checkpoint, args.items, args.output, _options(EmbedOptions, args)))
 
 
 def _options(kind: type[T], args: argparse.Namespace, **more: Any) -> T:

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
-import torch
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, PreTrainedConfig
 
 from llmrec.catalog import Catalog
 from llmrec.decoding.beam_search import DEFAULT_SCORES, ScoreKind
 from llmrec.evaluation.recommender import Recommender
-from llmrec.hub import SETREC, Checkpoint, load_checkpoint
+from llmrec.hub import LREM, SETREC, load_checkpoint
 from llmrec.item_tokenizer.user_index import UserIndex
 from llmrec.prompts.history import history_prompt
 from llmrec.prompts.lcrec import seqrec_prompt
@@ -24,6 +23,8 @@ from llmrec.prompts.titles import TitleRenderer
 from llmrec.prompts.ulmrec import user_opening
 from llmrec.schema import DataError
 from llmrec.serving.engines.engine import Engine, Prompter
+from llmrec.serving.lrem_checkpoint import ServedLrem
+from llmrec.serving.served import ServedFiles
 from llmrec.vector_index import IndexKind
 from llmrec.vocabulary import ItemVocabulary
 
@@ -48,7 +49,7 @@ class EngineOptions:
         tensor_parallel_size: GPUs that vLLM splits the model over.
         data_parallel_size: copies of the model that vLLM spreads requests over.
         beam_search: of the vLLM engine: ours, or vLLM's stock loop for comparison.
-        index: of models that score the whole catalogue: ``approximate`` scores a part of a large one.
+        index: of models that score or search the whole catalogue: ``approximate`` looks at a part of a large one.
 
     Raises:
         ValueError: if a number is below 1, or the dtype is not one of ``DTYPES``.
@@ -75,47 +76,7 @@ class EngineOptions:
 
 
 @dataclass(frozen=True)
-class _Served:
-    """What checkpoints of all methods have.
-
-    Args:
-        name: last part of the folder's or the Hub's name.
-        checkpoint: its files.
-    """
-
-    name: str
-    checkpoint: Checkpoint
-
-    @property
-    def folder(self) -> Path:
-        return self.checkpoint.folder
-
-    @property
-    def catalog(self) -> Catalog:
-        return self.checkpoint.catalog
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        return self.checkpoint.tokenizer
-
-    @property
-    def method(self) -> str:
-        return self.checkpoint.method
-
-    def load_model(self, device: str = "cpu", dtype: str = "auto") -> PreTrainedModel:
-        """The model.
-
-        Args:
-            device: ``auto`` takes a GPU where there is one.
-            dtype: one of ``DTYPES``; ``auto`` keeps the precision it was saved in.
-        """
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        return self.checkpoint.model.to(device, None if dtype == "auto" else getattr(torch, dtype))
-
-
-@dataclass(frozen=True)
-class ServedCheckpoint(_Served):
+class ServedCheckpoint(ServedFiles):
     """A checkpoint whose model, tokenizer and catalogue were found to belong together.
 
     Args:
@@ -232,7 +193,7 @@ class ServedCheckpoint(_Served):
 
 
 @dataclass(frozen=True)
-class ServedSetRec(_Served):
+class ServedSetRec(ServedFiles):
     """A SETRec checkpoint: it reads items themselves, and answers with scores for all of them.
 
     Args:
@@ -269,7 +230,9 @@ class ServedSetRec(_Served):
             raise DataError("The catalogue has semantic IDs, and this model has none: it is another method's.")
 
 
-Served = ServedCheckpoint | ServedSetRec
+#: What answers histories.
+Recommending = ServedCheckpoint | ServedSetRec
+Served = Recommending | ServedLrem
 
 
 def open_served(name_or_path: str, revision: str | None = None) -> Served:
@@ -283,6 +246,8 @@ def open_served(name_or_path: str, revision: str | None = None) -> Served:
     name = Path(name_or_path).name or "llmrec"
     if checkpoint.method == SETREC:
         return ServedSetRec(name, checkpoint)
+    if checkpoint.method == LREM:
+        return ServedLrem.open(name, checkpoint)
     if checkpoint.prompts.get("answer") == "letters":
         raise ValueError(
             f"{checkpoint.folder} answers with letters of a retriever's candidates, and a server has no retriever: "
@@ -298,6 +263,22 @@ def open_served(name_or_path: str, revision: str | None = None) -> Served:
         raise ValueError(
             f"{checkpoint.folder}: the tokenizer's item tokens go up to {max(vocabulary.new_token_ids)}, but the model "
             f"has {rows} rows. Tokenizer and weights are of different runs: save the checkpoint again."
+        )
+    return served
+
+
+def open_recommending(name_or_path: str) -> Recommending:
+    """Open a checkpoint that answers histories.
+
+    Raises:
+        DataError: if it searches for queries instead.
+        FileNotFoundError, ValueError: as ``open_served``.
+    """
+    served = open_served(name_or_path)
+    if isinstance(served, ServedLrem):
+        raise DataError(
+            f"{served.folder} searches for queries and recommends nothing: ask it with llmrec serve, or embed a "
+            "catalogue with llmrec embed."
         )
     return served
 
@@ -324,6 +305,8 @@ def make_engine(kind: EngineKind, checkpoint: Served, options: EngineOptions) ->
         from llmrec.serving.engines.setrec_engine import SetRecEngine  # noqa: PLC0415 -- one engine is imported
 
         return SetRecEngine(checkpoint, options)
+    if isinstance(checkpoint, ServedLrem):
+        return _make_lrem_engine(kind, checkpoint, options)
     if options.index != EngineOptions.index:
         raise ValueError(f"index is {options.index!r}, and this model searches its trie, not vectors: leave it out.")
     if kind == "transformers":
@@ -335,3 +318,16 @@ def make_engine(kind: EngineKind, checkpoint: Served, options: EngineOptions) ->
     from llmrec.serving.engines.vllm_engine import VllmEngine  # noqa: PLC0415 -- vllm is an extra
 
     return VllmEngine(checkpoint, options)
+
+
+def _make_lrem_engine(kind: EngineKind, checkpoint: ServedLrem, options: EngineOptions) -> Engine:
+    for name in ("scores", "beam_search"):
+        if getattr(options, name) != getattr(EngineOptions, name):
+            raise ValueError(f"{name} is {getattr(options, name)!r}, and an LREM model has no beams: leave it out.")
+    if kind == "transformers":
+        from llmrec.serving.engines.lrem_engine import LremEngine  # noqa: PLC0415 -- one engine is imported
+
+        return LremEngine(checkpoint, options)
+    from llmrec.serving.engines.lrem_vllm_engine import LremVllmEngine  # noqa: PLC0415 -- vllm is an extra
+
+    return LremVllmEngine(checkpoint, options)

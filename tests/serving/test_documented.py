@@ -14,6 +14,7 @@ import pytest
 
 from llmrec.catalog import Catalog
 from tests.serving.conftest import save_tiny_checkpoint
+from tests.serving.tiny_lrem import WIDTH, save_tiny_lrem
 from tests.tiny import random_semantic_ids
 
 ROOT = Path(__file__).parents[2]
@@ -44,8 +45,17 @@ def blocks(language):
         yield from re.findall(rf"```{language}\n(.*?)```", page.read_text(), re.DOTALL)
 
 
-SNIPPETS = [block for block in blocks("python") if "OpenAI(" in block]
-CURLS = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("curl ")]
+ALL_SNIPPETS = [block for block in blocks("python") if "OpenAI(" in block]
+ALL_CURLS = [line for block in blocks("bash") for line in block.splitlines() if line.startswith("curl ")]
+EMBEDDING_SNIPPETS = [block for block in ALL_SNIPPETS if "embeddings" in block]
+SEARCH_CURLS = [line for line in ALL_CURLS if "/v1/search" in line]
+SNIPPETS = [block for block in ALL_SNIPPETS if block not in EMBEDDING_SNIPPETS]
+CURLS = [line for line in ALL_CURLS if line not in SEARCH_CURLS]
+
+
+@pytest.fixture(scope="module")
+def search_server(serve, tmp_path_factory):
+    return serve(save_tiny_lrem(tmp_path_factory.mktemp("outputs") / "lrem"))
 
 
 @pytest.mark.parametrize("snippet", SNIPPETS)
@@ -78,7 +88,27 @@ def test_the_curl_commands_work(server, command, tmp_path):
         assert server.get("/v1/catalog")["catalog"] == films(210).fingerprint
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.parametrize("command", SEARCH_CURLS)
+def test_the_search_commands_work(search_server, command):
+    ran = shlex.split(command.replace(WRITTEN_URL, search_server.url))
+    result = subprocess.run([*ran, "-sS", "--fail-with-body"], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    (found,) = json.loads(result.stdout)["data"]
+    assert len(found["items"]) == 5
+    assert "keywords" in found
+
+
+@pytest.mark.parametrize("snippet", EMBEDDING_SNIPPETS)
+def test_the_embedding_snippets_print_what_was_embedded(search_server, snippet):
+    script = snippet.replace(WRITTEN_URL, search_server.url)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count(f"{WIDTH} ") == 2
+
+
 def test_pages_show_both(server):  # noqa: ARG001
     assert len(SNIPPETS) == 2
     assert len(CURLS) == 2
+    assert len(EMBEDDING_SNIPPETS) == len(SEARCH_CURLS) == 1
     assert np.array_equal(films(210).semantic_ids[:200], films(200).semantic_ids)

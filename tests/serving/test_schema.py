@@ -10,7 +10,9 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from llmrec.serving.checkpoint import open_served
 from tests.serving.running import running
+from tests.serving.tiny_lrem import save_tiny_lrem
 
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 OPERATIONS = [
@@ -27,6 +29,9 @@ OPERATIONS = [
     ("GET", "/metrics"),
     ("GET", "/health"),
 ]
+#: Of an LREM checkpoint, besides those that all have.
+SEARCH_OPERATIONS = [("POST", "/v1/search"), ("POST", "/v1/embeddings")]
+NUM_SHARED = len([path for _, path in OPERATIONS if "completions" not in path and "recommendations" not in path])
 
 
 @pytest.fixture(scope="module")
@@ -35,10 +40,28 @@ def document(checkpoint):
         yield schemathesis.openapi.from_url(f"{http.base_url}/openapi.json")
 
 
+@pytest.fixture(scope="module")
+def search_document(tmp_path_factory):
+    checkpoint = open_served(str(save_tiny_lrem(tmp_path_factory.mktemp("serving") / "tiny")))
+    with running(checkpoint, max_body_bytes=20_000, admin_key="boss") as http:
+        yield schemathesis.openapi.from_url(f"{http.base_url}/openapi.json")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("method", "path"), OPERATIONS)
 def test_answers_are_those_of_the_document(document, method, path):
     assert len(list(document.get_all_operations())) == len(OPERATIONS)
+    check_operation(document, method, path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "path"), SEARCH_OPERATIONS)
+def test_search_answers_are_those_of_the_document(search_document, method, path):
+    assert len(list(search_document.get_all_operations())) == NUM_SHARED + len(SEARCH_OPERATIONS)
+    check_operation(search_document, method, path)
+
+
+def check_operation(document, method, path):
     modes = list(schemathesis.GenerationMode)  # bodies that fit the document, and those that do not
 
     @hypothesis.given(hypothesis.strategies.one_of([document[path][method].as_strategy(mode) for mode in modes]))

@@ -154,10 +154,11 @@ class LremPrompts:
         return self.tokenizer.decode([token for token in thought if token not in self.end_token_ids]).strip()
 
     def _within(self, edges: tuple[list[int], list[int]], text: str, what: str) -> list[int]:
-        if not text.strip():
+        text = " ".join(text.split())
+        if not text:
             raise ValueError(f"The {what} {text!r} is empty: give it at least one character that is no blank.")
-        # no token has more characters than its bytes could fill: what lies far behind the cut need not be encoded
-        token_ids = self.vocabulary.encode_text(" ".join(text[: 64 * self.max_text_tokens].split()))
+        # what lies far behind the cut need not be encoded: hardly a token has more than 64 characters
+        token_ids = self.vocabulary.encode_text(text[: 64 * self.max_text_tokens])
         return [*edges[0], *token_ids[: self.max_text_tokens], *edges[1]]
 
     def _edges(self, system: str, opening: str, plain_opening: str) -> tuple[list[int], list[int]]:

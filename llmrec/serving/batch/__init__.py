@@ -1,1 +1,1 @@
-"""Lists for a file of histories: in blocks that a second call goes on from, on one machine or a Ray cluster."""
+"""Lists for a file of histories, and embeddings of items: in parts that a second call goes on from; over Ray, too."""

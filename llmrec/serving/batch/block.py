@@ -14,7 +14,7 @@ from llmrec.decoding.beam_search import BeamSearch
 from llmrec.decoding.device_trie import DeviceTrie
 from llmrec.decoding.rules import Rules
 from llmrec.serving.batch.options import RecommendOptions
-from llmrec.serving.checkpoint import EngineKind, Served, ServedCheckpoint, ServedSetRec, make_engine
+from llmrec.serving.checkpoint import EngineKind, Recommending, ServedCheckpoint, ServedSetRec, make_engine
 from llmrec.serving.engines.engine import RankRequest
 
 #: One row per history, in the order of the input; lists are best first, and shorter than k where there were no more.
@@ -30,7 +30,7 @@ RECOMMENDATIONS = pa.schema(
 
 #: Files of a checkpoint that its recommendations depend on.
 _CHECKPOINT_FILES = (
-    *("model*.safetensors", "item_features.safetensors", "config.json", "llmrec.json", "tokenizer.json"),
+    *("model*.safetensors", "item_features.safetensors", "config.json", "llmrec.json", "tokenizer.json", "*.jinja"),
     *("catalog.json", "prompts.json", "user_index/*"),
 )
 #: Item indices, best first, and their scores.
@@ -88,7 +88,7 @@ class SearchRanker(Ranker):
 class EngineRanker(Ranker):
     """An engine of the server, with ``batch_size`` requests in flight."""
 
-    def __init__(self, kind: EngineKind, checkpoint: Served, options: RecommendOptions) -> None:
+    def __init__(self, kind: EngineKind, checkpoint: Recommending, options: RecommendOptions) -> None:
         self._engine = make_engine(kind, checkpoint, options.engine_options)
         self._batch_size = options.batch_size
         self._runner = asyncio.Runner()
@@ -124,7 +124,7 @@ class BlockRecommender:
         options: resolved.
     """
 
-    def __init__(self, checkpoint: Served, options: RecommendOptions) -> None:
+    def __init__(self, checkpoint: Recommending, options: RecommendOptions) -> None:
         self._checkpoint = checkpoint
         self._options = options
         self._prompt_tokens = checkpoint.prompter(checkpoint.catalog)

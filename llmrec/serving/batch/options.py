@@ -8,7 +8,7 @@ import torch
 
 from llmrec.decoding.beam_search import ScoreKind
 from llmrec.schema import DataError
-from llmrec.serving.checkpoint import DTYPES, EngineOptions, Served
+from llmrec.serving.checkpoint import DTYPES, EngineOptions, Recommending
 from llmrec.vector_index import IndexKind
 
 #: What may change between two calls that go on with the same job: it leaves every list as it is.
@@ -51,7 +51,7 @@ class RecommendOptions:
     exclude_column: str | None = None
     overwrite: bool = False
 
-    def resolved(self, checkpoint: Served) -> "RecommendOptions":
+    def resolved(self, checkpoint: Recommending) -> "RecommendOptions":
         """The same with the checkpoint's own width and scores where none are given.
 
         Raises:

@@ -58,7 +58,7 @@ class Output:
         """
         if overwrite or not self.path.exists():
             return False
-        difference = _difference(_job_of(self.path), self.job)
+        difference = job_difference(_job_of(self.path), self.job)
         if difference:
             raise DataError(
                 f"{self.path} is there already, {difference}. Name another output, or give --overwrite to replace it."
@@ -80,7 +80,7 @@ class Output:
         except OSError as error:
             raise DataError(f"{self.parts} can't be written: {error}. Name an output that can.") from None
         with lock:
-            _lock(lock.fileno(), self.parts)
+            lock_folder(lock.fileno(), self.parts)
             self._take_over(overwrite)
             yield [block for block in range(self.num_blocks) if not self._is_done(block)]
 
@@ -122,7 +122,7 @@ class Output:
         """Go on with parts of the same job; write down whose parts these are before the first one."""
         job_file = self.parts / JOB_FILE
         if job_file.is_file():
-            difference = _difference(json.loads(job_file.read_text()), self.job)
+            difference = job_difference(json.loads(job_file.read_text()), self.job)
             if not difference:
                 return
             if not overwrite:
@@ -144,10 +144,10 @@ def _job_of(path: Path) -> dict[str, Any] | None:
     return json.loads(metadata[_JOB_KEY]) if _JOB_KEY in metadata else None
 
 
-def _difference(earlier: dict[str, Any] | None, now: dict[str, Any]) -> str:
+def job_difference(earlier: dict[str, Any] | None, now: dict[str, Any], command: str = "recommend") -> str:
     """In words; empty where the two are equal."""
     if earlier is None:
-        return "and was not made by llmrec recommend"
+        return f"and was not made by llmrec {command}"
     there, here = _flat(earlier), _flat(json.loads(json.dumps(now)))
     changed = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
     told = [f"{name} {there.get(name)!r} (now {here.get(name)!r})" for name in changed]
@@ -161,7 +161,7 @@ def _flat(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _lock(descriptor: int, folder: Path) -> None:
+def lock_folder(descriptor: int, folder: Path) -> None:
     """Keep a second process out until this one ends, however it ends."""
     try:
         import fcntl  # noqa: PLC0415 -- not on Windows, which goes without

@@ -18,7 +18,7 @@ from llmrec.serving.batch.block import BlockRecommender, Progress, checkpoint_fi
 from llmrec.serving.batch.input import Histories, HistoryReader
 from llmrec.serving.batch.options import RecommendOptions
 from llmrec.serving.batch.parts import Output
-from llmrec.serving.checkpoint import open_served
+from llmrec.serving.checkpoint import open_recommending
 
 
 def run_blocks(
@@ -48,7 +48,7 @@ def run_blocks(
     """
     folder = Path(checkpoint_name)  # workers on other machines start in other folders
     place = str(folder.absolute()) if folder.is_dir() else checkpoint_name
-    with _cluster() as ray:
+    with cluster() as ray:
         start = time.perf_counter()
         try:
             for batch in _tables(ray, place, source, target, missing, options):
@@ -80,7 +80,7 @@ def _tables(
             batch_format="pyarrow",
             compute=ray.data.ActorPoolStrategy(size=min(options.num_workers, len(missing))),
             num_cpus=1,
-            num_gpus=_gpus(ray, options.device),
+            num_gpus=gpus(ray, options.device),
         )
         yield from tables.iter_batches(batch_size=None, batch_format="pyarrow")
 
@@ -97,7 +97,7 @@ class _Worker:
     """The model in one process of the cluster."""
 
     def __init__(self, checkpoint_name: str, fingerprint: str, source: Histories, options: RecommendOptions) -> None:
-        checkpoint = open_served(checkpoint_name)
+        checkpoint = open_recommending(checkpoint_name)
         if (found := checkpoint_fingerprint(checkpoint.folder)) != fingerprint:
             raise DataError(
                 f"On this worker {checkpoint_name} is the checkpoint {found}, and the job was started with "
@@ -117,7 +117,7 @@ def _no_progress(_: int) -> None:
 
 
 @contextmanager
-def _cluster() -> Iterator[Any]:
+def cluster() -> Iterator[Any]:
     """Ray, joined to the cluster of ``RAY_ADDRESS`` or of this machine, or started here for the time of the job."""
     import ray  # noqa: PLC0415 -- an extra; the options were checked for it
     import ray.data  # noqa: PLC0415 -- as above
@@ -132,7 +132,7 @@ def _cluster() -> Iterator[Any]:
             ray.shutdown()
 
 
-def _gpus(ray: Any, device: str) -> int:
+def gpus(ray: Any, device: str) -> int:
     """GPUs of each worker."""
     if device == "cpu":
         return 0

@@ -15,7 +15,7 @@ from llmrec.serving.batch.block import BlockRecommender, checkpoint_fingerprint
 from llmrec.serving.batch.input import Histories, HistoryReader, InputFacts, check_rows, open_histories
 from llmrec.serving.batch.options import RecommendOptions
 from llmrec.serving.batch.parts import Output
-from llmrec.serving.checkpoint import Served, ServedSetRec, open_served
+from llmrec.serving.checkpoint import Recommending, ServedSetRec, open_recommending
 
 __all__ = ["RecommendOptions", "RecommendSummary", "recommend_file"]
 
@@ -77,7 +77,7 @@ def recommend_file(checkpoint_name: str, histories: Path, output: Path, options:
         DataError: if an option, the input or the output will not do, or the output is of another job.
         ImportError: if the engine is an extra that is not installed.
     """
-    checkpoint = open_served(checkpoint_name)
+    checkpoint = open_recommending(checkpoint_name)
     options = options.resolved(checkpoint)
     _check_output(output, histories)
     source = open_histories(histories, options.exclude_column)
@@ -104,7 +104,7 @@ def recommend_file(checkpoint_name: str, histories: Path, output: Path, options:
 
 def _run(
     checkpoint_name: str,
-    checkpoint: Served,
+    checkpoint: Recommending,
     source: Histories,
     target: Output,
     missing: Sequence[int],
@@ -151,7 +151,7 @@ def _check_output(output: Path, histories: Path) -> None:
         )
 
 
-def _check_prompts(checkpoint: Served, facts: InputFacts) -> None:
+def _check_prompts(checkpoint: Recommending, facts: InputFacts) -> None:
     """The longest prompt fits the model, and a user without a history has one."""
     if isinstance(checkpoint, ServedSetRec):
         return

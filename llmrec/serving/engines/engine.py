@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
+import numpy as np
+
 from llmrec.catalog import Catalog
 from llmrec.decoding.device_trie import DeviceTrie
 from llmrec.decoding.rules import Rules
@@ -43,12 +45,40 @@ class RankedList:
         code_log_probs: for each item, the log-probability of each of its codes; they sum to its score.
         levels: for each level of the semantic IDs, the beams that lived on and those that were cut there; None unless
             the request asked for a trace.
+        thought: token ids of the keywords that were searched with; None where the model does not think.
     """
 
     items: list[int]
     scores: list[float]
     code_log_probs: list[list[float]]
     levels: list[list[TracedBeam]] | None = None
+    thought: list[int] | None = None
+
+
+@dataclass(frozen=True)
+class EmbedRequest:
+    """A text to embed.
+
+    Args:
+        prompt: token ids: of a query up to where its thought begins, or all of an item's, the embedding token included.
+        is_query: whether the model thinks before it embeds.
+    """
+
+    prompt: Sequence[int]
+    is_query: bool
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The answer to an ``EmbedRequest``.
+
+    Attributes:
+        vector: float32 of shape (width,), of length 1.
+        thought: token ids of the keywords; empty for an item.
+    """
+
+    vector: np.ndarray
+    thought: list[int]
 
 
 @dataclass(frozen=True)
@@ -168,3 +198,11 @@ class Engine(ABC):
     @abstractmethod
     async def close(self) -> None:
         """Finish what is in flight and release the model."""
+
+
+class EmbeddingEngine(Engine):
+    """An engine whose model embeds texts, and ranks items by their embeddings."""
+
+    @abstractmethod
+    async def embed(self, request: EmbedRequest) -> Embedded:
+        """Embed one text."""

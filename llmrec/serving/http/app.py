@@ -12,7 +12,7 @@ from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from llmrec.serving.checkpoint import Served
-from llmrec.serving.engines.engine import Engine
+from llmrec.serving.engines.engine import EmbeddingEngine, Engine
 from llmrec.serving.http.access_log import AccessLog
 from llmrec.serving.http.auth import KeyCheck
 from llmrec.serving.http.catalog_routes import admin_router, catalog_router
@@ -22,8 +22,10 @@ from llmrec.serving.http.errors import ApiError, add_error_handlers, error_respo
 from llmrec.serving.http.limits import BodyLimit
 from llmrec.serving.http.protocol import Health
 from llmrec.serving.http.recommendations import recommendations_router
+from llmrec.serving.http.search import refusing_router, search_router
 from llmrec.serving.http.service import Service
 from llmrec.serving.http.settings import ServerSettings
+from llmrec.serving.lrem_checkpoint import ServedLrem
 
 _MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
@@ -53,29 +55,34 @@ def create_app(checkpoint: Served, engine: Engine, settings: ServerSettings) -> 
     app = FastAPI(
         title="llmrec",
         version=version("llmrec"),
-        description="Recommendations from a fine-tuned language model, constrained to its catalogue.",
+        description="A fine-tuned language model that answers with items of its catalogue.",
         lifespan=lifespan,
         redirect_slashes=False,
         docs_url=None,  # these pages load scripts from elsewhere
         redoc_url=None,
     )
     add_error_handlers(app)
-    for router in (
-        recommendations_router,
-        catalog_router,
-        completions_router,
-        chat_router,
-        models_router,
-        _metrics_router,
-    ):
-        app.include_router(router(service), dependencies=_security(settings.api_keys))
+    shared = [catalog_router(service), models_router(service), _metrics_router(service)]
+    for router in [*_model_routers(service), *shared]:
+        app.include_router(router, dependencies=_security(settings.api_keys))
     app.include_router(admin_router(service), dependencies=_security([settings.admin_key or settings.api_keys]))
-    app.include_router(_open_router(engine))
+    app.include_router(_health_router(engine))
+    if not isinstance(checkpoint, ServedLrem):  # the page is made for histories
+        app.include_router(_page_router())
     # the last one added is the first to see a request
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes)
     app.add_middleware(KeyCheck, api_keys=settings.api_keys, admin_key=settings.admin_key)
     app.add_middleware(AccessLog, telemetry=service.telemetry, engine=engine.name)
     return app
+
+
+def _model_routers(service: Service) -> list[APIRouter]:
+    """The routes that ask the model: which there are depends on what it does."""
+    checkpoint, engine = service.checkpoint, service.engine
+    if isinstance(checkpoint, ServedLrem):
+        assert isinstance(engine, EmbeddingEngine)
+        return [search_router(service, checkpoint, engine), refusing_router()]
+    return [recommendations_router(service), completions_router(service), chat_router(service)]
 
 
 def _security(keys: Sequence[object]) -> list[Any]:
@@ -94,11 +101,9 @@ def _metrics_router(service: Service) -> APIRouter:
     return router
 
 
-def _open_router(engine: Engine) -> APIRouter:
-    """What needs no key: health, and the page, which holds no data itself."""
+def _health_router(engine: Engine) -> APIRouter:
+    """Needs no key."""
     router = APIRouter()
-    folder = files("llmrec.serving.http") / "page"
-    page = {entry.name: entry for entry in folder.iterdir() if entry.is_file()} if folder.is_dir() else {}
 
     @router.get("/health", responses=error_responses(400, 413, 503), summary="Whether the server can answer")
     async def health() -> Health:
@@ -107,6 +112,15 @@ def _open_router(engine: Engine) -> APIRouter:
         except Exception as error:
             raise ApiError(503, "The engine has stopped; the server must be started again.") from error
         return Health()
+
+    return router
+
+
+def _page_router() -> APIRouter:
+    """The page, which holds no data itself and needs no key."""
+    router = APIRouter()
+    folder = files("llmrec.serving.http") / "page"
+    page = {entry.name: entry for entry in folder.iterdir() if entry.is_file()} if folder.is_dir() else {}
 
     @router.get("/", include_in_schema=False)
     def index() -> Response:

@@ -134,8 +134,8 @@ class Catalogs:
             old = self.current
             with self._counted("reload"):
                 catalog = await asyncio.to_thread(self._read, folder)
-                # items may be the same, and what a model that scores them reads of them another
-                if self._checkpoint.reads_items or catalog.fingerprint != old.catalog.fingerprint:
+                # items may be the same, and what a model that scores or embeds them reads of them another
+                if self._checkpoint.reads_items or not _is_same(catalog, old.catalog):
                     self._serve(await self._prepare(catalog, folder))
                     self.previous = old
             return Change(old.catalog, catalog)
@@ -185,3 +185,8 @@ class Catalogs:
         if len(ranked.items) != 1 or not 0 <= ranked.items[0] < len(catalog):
             raise DataError("A trial search in the catalogue found no item of it.")
         return served
+
+
+def _is_same(one: Catalog, other: Catalog) -> bool:
+    """Whether two catalogues agree in everything, brands and categories included."""
+    return one.fingerprint == other.fingerprint and one.items.equals(other.items)

@@ -63,13 +63,13 @@ def known_rows(served: ServedCatalog, item_ids: Sequence[str], name: str, skippe
     return [index[item_id] for item_id in item_ids if item_id in index]
 
 
-def unknown_items(unknown: Iterable[str], name: str, kind: str) -> ApiError:
-    """The refusal that names items which the catalogue lacks."""
+def unknown_items(unknown: Iterable[str], name: str, kind: str, can_skip: bool = True) -> ApiError:
+    """The refusal that names items which the catalogue lacks; ``can_skip`` tells of the route that goes on without."""
     distinct = list(dict.fromkeys(unknown))
     named = ", ".join(repr(one[:100]) for one in distinct[:_MAX_NAMED])
     more = f" and {len(distinct) - _MAX_NAMED} more" if len(distinct) > _MAX_NAMED else ""
-    message = f"{name} holds {kind} that the catalogue does not have: {named}{more}. Leave them out; "
-    message += '/v1/recommendations skips them with "unknown_items": "skip".'
+    message = f"{name} holds {kind} that the catalogue does not have: {named}{more}. Leave them out"
+    message += '; /v1/recommendations skips them with "unknown_items": "skip".' if can_skip else "."
     return ApiError(422, message, name, "unknown_items")
 
 

@@ -134,13 +134,14 @@ class Service:
         record.lists, record.k, record.beams = len(requests), requests[0].k, requests[0].num_beams
         with self.queue.places(len(requests)):
             try:
-                work = _all(self.engine.rank(served.loaded, request) for request in requests)
+                work = all_of(self.engine.rank(served.loaded, request) for request in requests)
                 ranked = await until_disconnect(http, work)
             except ValueError as error:
                 raise ApiError(422, str(error)) from error
         self.telemetry.lists.inc(len(ranked))
         checked = [self._checked(answer, len(served.catalog)) for answer in ranked]
         written = sum(len(answer.items) for answer in checked) * served.catalog.num_codebooks
+        written += sum(len(answer.thought or ()) for answer in checked)
         self.telemetry.count_tokens(sum(len(request.prompt) for request in requests), written)
         return checked
 
@@ -183,7 +184,7 @@ async def _disconnected(http: Request) -> None:
         pass
 
 
-async def _all(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def all_of(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Results in order; the first error cancels the rest and is raised itself."""
     tasks = [asyncio.ensure_future(one) for one in work]
     try:

@@ -38,6 +38,7 @@ class Telemetry:
         self.queue = Gauge("llmrec_queue_lists", "Lists and texts waiting or running.", registry=registry)
         self.lists = Counter("llmrec_lists", "Lists answered.", registry=registry)
         self.texts = Counter("llmrec_texts", "Free texts written.", registry=registry)
+        self.embeddings = Counter("llmrec_embeddings", "Texts embedded.", registry=registry)
         self.tokens = Counter("llmrec_tokens", "Tokens read and written.", ["kind"], registry=registry)
         self.invalid_beams = Counter(
             "llmrec_invalid_beams",
