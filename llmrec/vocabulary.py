@@ -101,17 +101,23 @@ class ItemVocabulary:
         """Token ids of user text. Whatever the text spells, none of them is an item token or another added token.
 
         ``split_special_tokens=True`` is not enough: it covers only tokens added as special ones, and a unigram model
-        can still produce ``</s>`` as an ordinary piece. So the result is checked, and a text that did produce one is
-        encoded in two halves, cut inside the offending span.
+        can still produce ``</s>`` as an ordinary piece. So the result is checked, and a text that did produce
+        some is encoded in pieces, cut inside the offending spans.
         """
         encoding = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        for token_id, (start, end) in zip(encoding["input_ids"], encoding["offset_mapping"], strict=True):
-            if token_id in self._control_ids:
-                if end - start < 2:
-                    # a control token one character long: the text goes on without that character
-                    return self.encode_text(text[:start]) + self.encode_text(text[end:])
-                return self.encode_text(text[: start + 1]) + self.encode_text(text[start + 1 :])
-        return encoding["input_ids"]
+        tokens = zip(encoding["input_ids"], encoding["offset_mapping"], strict=True)
+        spans = [span for token_id, span in tokens if token_id in self._control_ids]
+        if not spans:
+            return encoding["input_ids"]
+        # all at once: one at a time, a text of a thousand of them would be a thousand calls deep
+        pieces, begin = [], 0
+        for start, end in spans:
+            long = end - start > 1
+            pieces.append(text[begin : start + long])
+            # one that is a single character long: the text goes on without that character
+            begin = start + 1 if long else end
+        pieces.append(text[begin:])
+        return [token_id for piece in pieces for token_id in self.encode_text(piece)]
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase, sizes: Sequence[int], name: Callable[[int, int], str]) -> np.ndarray:

@@ -42,7 +42,9 @@ PROMPTS_FILE = "prompts.json"
 ITEM_TOKENIZER_FOLDER = "item_tokenizer"
 USER_INDEX_FOLDER = "user_index"
 
-ITEM_EMBEDDINGS_FILE = "item_embeddings.safetensors"
+#: In a folder of their own: vLLM takes every safetensors file beside a config for weights.
+ITEM_EMBEDDINGS_FOLDER = "item_embeddings"
+_EMBEDDINGS_FILE = "embeddings.safetensors"
 
 #: The method whose models are not transformers' own.
 SETREC = "setrec"
@@ -103,9 +105,10 @@ class Checkpoint:
         Raises:
             FileNotFoundError: if the method has none.
         """
-        if not (self.folder / ITEM_EMBEDDINGS_FILE).is_file():
-            raise FileNotFoundError(f"{self.folder} holds no {ITEM_EMBEDDINGS_FILE}: only LREM's checkpoints do.")
-        return load_file(self.folder / ITEM_EMBEDDINGS_FILE)["embeddings"]
+        path = self.folder / ITEM_EMBEDDINGS_FOLDER / _EMBEDDINGS_FILE
+        if not path.is_file():
+            raise FileNotFoundError(f"There is no {path}: only LREM's checkpoints embed their items.")
+        return load_file(path)["embeddings"]
 
     def check_prompts(self, prompts: Mapping[str, Any]) -> None:
         """Refuse prompts that are worded otherwise than those the model was trained with.
@@ -191,7 +194,8 @@ def save_checkpoint(
         if users is not None:
             users.save(temporary / USER_INDEX_FOLDER)
         if item_embeddings is not None:
-            save_file({"embeddings": item_embeddings}, temporary / ITEM_EMBEDDINGS_FILE)
+            (temporary / ITEM_EMBEDDINGS_FOLDER).mkdir()
+            save_file({"embeddings": item_embeddings}, temporary / ITEM_EMBEDDINGS_FOLDER / _EMBEDDINGS_FILE)
         write_json(temporary / PROMPTS_FILE, dict(prompts))
         (folder / INFO_FILE).unlink(missing_ok=True)
         _remove_earlier_weights(folder)
@@ -293,7 +297,7 @@ def _remove_earlier_weights(folder: Path) -> None:
     """A model in several files may take the place of one in a single file, and the other way round."""
     for path in folder.glob("model*.safetensors*"):
         path.unlink()
-    for name in (ITEM_TOKENIZER_FOLDER, USER_INDEX_FOLDER):
+    for name in (ITEM_TOKENIZER_FOLDER, USER_INDEX_FOLDER, ITEM_EMBEDDINGS_FOLDER):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 

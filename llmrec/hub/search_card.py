@@ -7,7 +7,7 @@ from typing import Any
 from huggingface_hub import ModelCardData
 
 from llmrec.atomic import atomic_path
-from llmrec.hub.checkpoint import ITEM_EMBEDDINGS_FILE, LREM, PROMPTS_FILE
+from llmrec.hub.checkpoint import ITEM_EMBEDDINGS_FOLDER, LREM, PROMPTS_FILE
 from llmrec.hub.model_card import origin_sentence, protocol_list, results_table
 
 _SHOWN_METRICS = ("hit_rate@10", "precision@10", "ndcg@10", "recall@100", "judged@10")
@@ -50,8 +50,8 @@ def save_search_card(
         f"## Results\n\n{results_table(metrics['results'], _SHOWN_METRICS, 'queries')}",
         f"## Protocol\n\n{protocol_list(metrics)}",
         _usage(example_query, repo_id),
-        f"## Files\n\n`catalog.parquet` holds the items, `{ITEM_EMBEDDINGS_FILE}` their embeddings in the same order, "
-        f"`{PROMPTS_FILE}` the prompts.",
+        f"## Files\n\n`catalog.parquet` holds the items, `{ITEM_EMBEDDINGS_FOLDER}/` their embeddings in the same "
+        f"order, `{PROMPTS_FILE}` the prompts.",
     ]
     with atomic_path(folder / "README.md") as temporary:
         temporary.write_text("\n\n".join(sections) + "\n")

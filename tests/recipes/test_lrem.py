@@ -126,7 +126,7 @@ def test_two_steps_then_resumed_to_four_equals_four_in_one_go(lrem, query_folder
     shutil.rmtree(broken / "checkpoint-4")
     resumed = _run(lrem, query_folder, broken, *options)
     assert resumed["results"] == whole["results"]
-    for name in ("model.safetensors", "item_embeddings.safetensors"):
+    for name in ("model.safetensors", "item_embeddings/embeddings.safetensors"):
         assert (broken / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
@@ -141,7 +141,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes(query_folder, tmp_pa
         assert run(argv(broken), log, die, recipe="lrem") == [-9], log.read_text()
         assert complete_checkpoints(broken)
     assert run(argv(broken), log, recipe="lrem") == [0], log.read_text()
-    for name in ("model.safetensors", "item_embeddings.safetensors"):
+    for name in ("model.safetensors", "item_embeddings/embeddings.safetensors"):
         assert (broken / name).read_bytes() == (whole / name).read_bytes()
 
 
@@ -202,4 +202,4 @@ def test_two_processes_train_as_one_does(query_folder, start, tmp_path) -> None:
     assert found["lrem"]["ndcg@10"] == pytest.approx(expected["lrem"]["ndcg@10"], abs=0.05)
     assert (tmp_path / "cpu_2proc.log").read_text().count("32 queries") == 1, "one process reports"
     Launch("cpu_2proc", 2, second, recipe="lrem").run(tmp_path / "rl", tmp_path / "rl.log")
-    assert (tmp_path / "rl" / "item_embeddings.safetensors").is_file()
+    assert (tmp_path / "rl" / "item_embeddings/embeddings.safetensors").is_file()
