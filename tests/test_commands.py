@@ -37,6 +37,14 @@ ULMREC_TINY = (
     "--user_quantizer residual_kmeans --valid_users 20 --candidate_prefixes 1"
 )
 
+LREM = "accelerate launch --config_file accelerate_configs/cpu.yaml recipes/lrem.py"
+#: Both stages tiny: the second one's options stand in a file.
+LREM_TINY = (
+    "--max_steps 2 --save_strategy steps --save_steps 2 --num_layers 1 --hidden_size 32 --valid_queries 20 "
+    "--per_device_train_batch_size 16 --disable_tqdm True --rl_config lrem_rl.yaml"
+)
+LREM_RL = "max_steps: 2\nsave_strategy: steps\nsave_steps: 2\nper_device_train_batch_size: 32\n"
+
 #: Command -> the options appended to it here. They are all that differs from what the page says.
 RUN: dict[str, str] = {
     "python data_prep/movielens.py --output_dir data/ml-100k": "",
@@ -61,6 +69,14 @@ RUN: dict[str, str] = {
     ),
     "python -m benchmarks.ulmrec_titles --dataset_dir data/beauty": (
         "--dataset_dir data/ml-100k --num_users 4 --num_layers 1 --repeats 1 --output titles.json"
+    ),
+    LREM: LREM_TINY,
+    "llmrec embed outputs/lrem --output embeddings.safetensors --index approximate": "",
+    "python -m benchmarks.lrem_index --checkpoint outputs/lrem --queries_dir data/ml-100k_queries": (
+        "--num_items 4000 --num_queries 8 --repeats 1 --output lrem_index.json"
+    ),
+    "python -m benchmarks.lrem --queries_dir data/ml-100k_queries": (
+        f"--seeds 0 --show_failed 1 --output lrem.json --options {LREM_TINY.replace(' --rl_config lrem_rl.yaml', '')}"
     ),
     "python -m benchmarks.setrec": (f"--models 'SETRec, Qwen3' --seeds 0 --output setrec.json --options {SETREC_TINY}"),
     "python -m benchmarks.setrec_cold --dataset_dir data/ml-100k": (
@@ -116,6 +132,14 @@ _CURLS = (
     'curl -X POST http://127.0.0.1:8000/v1/catalog/reload -H "Authorization: Bearer $LLMREC_ADMIN_KEY" '
     "-H 'Content-Type: application/json' -d '{\"folder\": \"data/ml-100k/semantic_ids\"}'",
 )
+_SEARCH_CURL = (
+    "curl http://127.0.0.1:8000/v1/search -H 'Content-Type: application/json' "
+    '-d \'{"query": "something to watch at sea", "k": 5, "return_keywords": true}\''
+)
+_LREM_STAGES = (
+    f"{LREM} --stage cold_start --output_dir outputs/lrem_cold_start",
+    f"{LREM} --stage rl --model_name_or_path outputs/lrem_cold_start --output_dir outputs/lrem_rl",
+)
 _TRAINING_BENCHMARKS = (
     "python -m benchmarks.training",
     "python -m benchmarks.training --quick",
@@ -140,7 +164,18 @@ NOT_RUN: dict[str, str] = {
     "llmrec serve outputs/demo": "tests/serving starts it, and runs the client shown with it",
     "pip install -c constraints.txt -e '.[serve]'": "make test has done so",
     "pip uninstall --yes torchvision torchaudio torchcodec": "make test has done so",
-    **dict.fromkeys(_CURLS, "tests/serving/test_documented.py runs it"),
+    **dict.fromkeys((*_CURLS, _SEARCH_CURL), "tests/serving/test_documented.py runs it"),
+    "llmrec serve outputs/lrem": "tests/serving starts such a server, and runs the client shown with it",
+    **dict.fromkeys(_LREM_STAGES, "tests/recipes/test_lrem.py runs both stages by themselves"),
+    f"{LREM} --config recipes/configs/lrem/electronics.yaml": "trains for minutes; its config is parsed below",
+    **{
+        f"{_SINGLE.replace('lcrec', 'lrem')} --config recipes/configs/lrem/qwen_{stage}.yaml": _GPU
+        for stage in ("cold_start", "rl")
+    },
+    "python data_prep/queries.py --dataset_dir data/ml-100k --show 2": _DATA_PAGE,
+    "python data_prep/queries.py --items catalogue.csv --pairs searches.csv --output_dir data/mine_queries": _DATA_PAGE,
+    "python data_prep/queries.py --search ../shared/data/search_electronics "
+    "--output_dir data/electronics_queries": _DATA_PAGE,
     "VLLM_USE_V2_MODEL_RUNNER=0 python -m vllm.entrypoints.openai.api_server --model outputs/demo --logits-processors "
     "llmrec.serving.engines.vllm_processor:CatalogLogitsProcessor --logprobs-mode processed_logits "
     "--max-logprobs 200": "tests/serving/test_vllm_engine.py runs the same loop under the same processor",
@@ -227,6 +262,7 @@ def test_the_documented_commands_work(tmp_path: Path) -> None:
         (tmp_path / name).symlink_to(ROOT / name)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1"}
+    (tmp_path / "lrem_rl.yaml").write_text(LREM_RL)
     for command, options in RUN.items():
         ran = f"{command} {options}".strip()
         assert ran.startswith(command)

@@ -82,7 +82,7 @@ def search_report(
     seconds: Mapping[str, float],
     compared: tuple[str, str] | None = None,
 ) -> tuple[dict[str, Any], str]:
-    """Print the table of several systems and write metrics.json.
+    """Print the table of several systems, and write metrics.json and, query by query, queries.json.
 
     Args:
         folder: of the run.
@@ -109,8 +109,18 @@ def search_report(
         table += f"\n\n{_difference_table(*compared, content['difference'])}"
     if PartialState().is_main_process:
         print(f"\n{table}")
+        write_json(folder / "queries.json", _by_query(evaluator, lists))
         write_json(folder / "metrics.json", content)
     return json.loads(json.dumps(content)), table
+
+
+def _by_query(evaluator: SearchEvaluator, lists: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    """Each query with its ndcg@10 by system."""
+    values = {name: evaluator.per_query(ranked)[VALIDATION_METRIC] for name, ranked in lists.items()}
+    return [
+        {"query": query, "kind": kind, VALIDATION_METRIC: {name: float(value[row]) for name, value in values.items()}}
+        for row, (query, kind) in enumerate(zip(evaluator.queries, evaluator.kinds, strict=True))
+    ]
 
 
 def _differences(
