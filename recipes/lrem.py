@@ -21,6 +21,7 @@ Expected numbers: recipes/README.md. Every option: --help; those of the second s
 """
 
 import logging
+import shutil
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-import yaml
 from accelerate import PartialState
 from peft import PeftConfig
 from transformers import Trainer
@@ -41,13 +41,14 @@ from llmrec.evaluation import SearchEvaluator
 from llmrec.hub import LREM, load_checkpoint, save_checkpoint, save_search_card
 from llmrec.models.from_config import SmallModelConfig
 from llmrec.models.lrem import LremPrompts, LremSearcher
-from llmrec.models.lrem.searcher import Thoughts
+from llmrec.models.lrem.catalog_embeddings import embed_catalog
 from llmrec.recipe.queries import QueryArguments, open_queries
 from llmrec.recipe.query_examples import hard_negatives, query_examples
 from llmrec.recipe.run import push_checkpoint, run_options, set_up_logging, start_run
-from llmrec.recipe.search import VALIDATION_METRIC, search_all, search_evaluation, search_report
+from llmrec.recipe.search import VALIDATION_METRIC, Swap, search_all, search_evaluation, search_report
 from llmrec.training.arguments import choose_by_validation
 from llmrec.training.backbone import load_pretrained
+from llmrec.training.grpo_trainer import check_groups
 from llmrec.training.lrem_backbone import load_lrem
 from llmrec.training.lrem_grpo import LremGRPOConfig, build_lrem_grpo_trainer
 from llmrec.training.lrem_trainer import LremTrainingArguments, build_lrem_trainer
@@ -60,7 +61,7 @@ from llmrec.training.tuning import adapter_config, merge_adapter, tuning_name
 logger = logging.getLogger(f"llmrec.{Path(__file__).stem}")
 
 #: What thoughts are replaced by, beside the model's own, as in the paper's Table 2.
-SWAPS: tuple[Thoughts, ...] = ("empty", "random", "query")
+SWAPS: tuple[Swap, ...] = ("empty", "random", "query")
 
 
 @dataclass
@@ -86,10 +87,10 @@ class LremArguments(Stage, QueryArguments):
     reasoning: bool = field(
         default=True, metadata={"help": "False embeds queries without a thought: the baseline of the same backbone."}
     )
-    max_text_tokens: int = field(default=96, metadata={"help": "Longer queries and items are cut."})
-    descriptions: bool = field(default=False, metadata={"help": "Read items with their descriptions."})
+    max_text_tokens: int = field(default=96, metadata={"help": "First stage: longer queries and items are cut."})
+    descriptions: bool = field(default=False, metadata={"help": "First stage: read items with their descriptions."})
     hard_negatives: int = field(
-        default=0, metadata={"help": "Items for each query that BM25 finds and that are not relevant."}
+        default=0, metadata={"help": "First stage: items for each query that BM25 finds and that are not relevant."}
     )
     valid_queries: int | None = field(default=500, metadata={"help": "Searched at each validation; all if unset."})
     early_stopping_patience: int | None = field(
@@ -102,8 +103,7 @@ class LremArguments(Stage, QueryArguments):
 
 def check_arguments(args: LremArguments, config: Any, model_args: ModelConfig) -> None:
     """Refuse what would fail, or be ignored, only once the long stages have run."""
-    if config.save_strategy not in ("steps", "epoch"):
-        raise ValueError(f"save_strategy is {config.save_strategy}; validation takes place at saves: steps or epoch.")
+    check_saves(config)
     if args.rl_config is not None and args.stage != "both":
         raise ValueError("rl_config is for --stage both; a stage by itself takes --config.")
     if args.stage == "both" and not args.reasoning:
@@ -120,6 +120,12 @@ def check_arguments(args: LremArguments, config: Any, model_args: ModelConfig) -
         raise ValueError(f"{', '.join(ignored)}: for a pretrained model only; name one in --model_name_or_path.")
     if args.stage == "rl":
         check_start(model_args)
+
+
+def check_saves(config: Any) -> None:
+    """Refuse a training that would never be validated."""
+    if config.save_strategy not in ("steps", "epoch"):
+        raise ValueError(f"save_strategy is {config.save_strategy}; validation takes place at saves: steps or epoch.")
 
 
 def check_start(model_args: ModelConfig) -> None:
@@ -148,14 +154,29 @@ def main(argv: list[str] | None = None) -> None:
     if args.stage != "both":
         run_stage(args, config, model_args)
         return
-    folder = Path(config.output_dir)
-    options = {} if args.rl_config is None else yaml.safe_load(Path(args.rl_config).read_text())
-    second = LremGRPOConfig(**{"output_dir": str(folder), "seed": config.seed, **options})
-    config.output_dir = str(folder / "cold_start")
+    second = second_stage(args, config)
     run_stage(replace(args, stage="cold_start"), config, model_args)
-    second_model = replace(model_args, model_name_or_path=config.output_dir, model_revision="main")
-    second.disable_tqdm = config.disable_tqdm
-    run_stage(replace(args, stage="rl"), second, second_model)
+    start = replace(model_args, model_name_or_path=config.output_dir, model_revision="main")
+    run_stage(replace(args, stage="rl"), second, start)
+
+
+def second_stage(args: LremArguments, config: LremTrainingArguments) -> LremGRPOConfig:
+    """Options of the second stage of both, which gets the folder and the push; the first one's folder lies in it.
+
+    What it would refuse it refuses here, before the first stage trains.
+    """
+    folder = str(config.output_dir)
+    argv = ["--output_dir", folder, "--seed", str(config.seed), "--disable_tqdm", str(config.disable_tqdm)]
+    argv += [] if args.rl_config is None else ["--config", args.rl_config]
+    (second,) = TrlParser(LremGRPOConfig).parse_args_and_config(argv)
+    for name in ("push_to_hub", "hub_model_id", "hub_private_repo"):
+        setattr(second, name, getattr(config, name))
+    config.push_to_hub, config.output_dir = False, str(Path(folder) / "cold_start")
+    check_saves(second)
+    with PartialState().main_process_first():
+        num_queries = open_queries(args).queries("rl").num_rows
+    check_groups(second, num_queries, "queries of the rl split", "thoughts")
+    return second
 
 
 def run_stage(args: LremArguments, config: Any, model_args: ModelConfig) -> None:
@@ -174,6 +195,7 @@ def train_and_test(
     with PartialState().main_process_first(), stopwatch.stage("data"):
         dataset = open_queries(args)
         catalog = Catalog(dataset.items, np.empty((dataset.items.num_rows, 0)), ())
+        evaluator = SearchEvaluator(dataset, "test")
 
     # Model
     made_of = small_model(args), catalog, training_texts(dataset), args.reasoning, args.max_text_tokens
@@ -185,7 +207,7 @@ def train_and_test(
         run.check_inputs(inputs)
 
     # Trainer: validation chooses the checkpoint
-    searcher = LremSearcher(prompts, prompts.lines(dataset.items), config.per_device_eval_batch_size, config.seed)
+    searcher = LremSearcher(prompts, prompts.lines(dataset.items), config.per_device_eval_batch_size)
     choose_by_validation(config, VALIDATION_METRIC)
     adapter = adapter_config(model_args, model, new_token_ids)
     trainer = stage_trainer(args, config, dataset, searcher, model, adapter, inputs)
@@ -199,9 +221,8 @@ def train_and_test(
     device = save(args, config, model_args, trainer, searcher, catalog, load, improved)
     del trainer, model
     with stopwatch.stage("evaluation"):
-        evaluator = SearchEvaluator(dataset, "test")
         lists = test_lists(args, model_args, dataset, evaluator, searcher, run.folder, device)
-    options = protocol_options(args, config, model_args)
+    options = protocol_options(args, config, model_args, prompts)
     compared = ("cold start", LREM) if "cold start" in lists else None
     metrics, table = search_report(run.folder, evaluator, lists, options, stopwatch.seconds, compared)
     if PartialState().is_main_process:
@@ -286,9 +307,12 @@ def save(
         if model is trained and weights is not None:  # of which this process holds shards
             model = load(model_args)[0]
             model.load_state_dict(weights, strict=False)
-        embeddings = searcher.embed_items(model.to(trainer.accelerator.device).eval(), progress=True)
+        parts = folder / "embedding_parts"
+        batch_size = searcher.prompts, searcher.lines, parts, searcher.batch_size
+        embeddings = embed_catalog(model.to(trainer.accelerator.device).eval(), *batch_size, overwrite=True)
         checkpoint = (model, searcher.prompts.tokenizer, catalog, None, run_options(args, config, model_args))
         save_checkpoint(folder, *checkpoint, searcher.prompts.options, method=LREM, item_embeddings=embeddings)
+        shutil.rmtree(parts)
     return end_training(trainer)
 
 
@@ -307,7 +331,9 @@ def test_lists(
     if args.stage == "rl":
         start = load_checkpoint(model_args.model_name_or_path, model_args.model_revision)
         first = start.model.to(device)
-        lists["cold start"] = search_all(searcher, first, queries, k, embeddings=start.item_embeddings)
+        same_items = searcher.prompts.lines(start.catalog.items) == searcher.lines
+        embedded = start.item_embeddings if same_items else None
+        lists["cold start"] = search_all(searcher, first, queries, k, embeddings=embedded)
     checkpoint = load_checkpoint(folder)
     model, embeddings = checkpoint.model.to(device), checkpoint.item_embeddings
     lists[LREM] = search_all(searcher, model, queries, k, embeddings=embeddings)
@@ -316,14 +342,14 @@ def test_lists(
     return lists
 
 
-def protocol_options(args: LremArguments, config: Any, model_args: ModelConfig) -> dict[str, Any]:
-    """What defines the numbers beside the evaluator's own protocol."""
+def protocol_options(args: LremArguments, config: Any, model_args: ModelConfig, prompts: LremPrompts) -> dict[str, Any]:
+    """What defines the numbers beside the evaluator's own protocol; prompts are those of the start."""
     return {
         "stage": args.stage,
-        "reasoning": args.reasoning,
-        "max_text_tokens": args.max_text_tokens,
-        "descriptions": args.descriptions,
-        "hard_negatives": args.hard_negatives,
+        "reasoning": prompts.reasoning,
+        "max_text_tokens": prompts.max_text_tokens,
+        "descriptions": prompts.descriptions,
+        "hard_negatives": 0 if args.stage == "rl" else args.hard_negatives,
         "passes": config.num_train_epochs,
         "tuning": tuning_name(model_args),
         "seed": config.seed,

@@ -55,7 +55,7 @@ LREM = "lrem"
 _WRITING = ".writing-"
 
 #: Not sent to the Hub: states of the trainer, hidden files, and anything that only pickle can read.
-_NOT_PUSHED = ["checkpoint-*/**", ".*", "**/.*", "*.bin", "*.pt", "*.pth", "*.pkl"]
+_NOT_PUSHED = ["checkpoint-*/**", "cold_start/**", ".*", "**/.*", "*.bin", "*.pt", "*.pth", "*.pkl"]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from accelerate import PartialState
@@ -17,8 +17,10 @@ from llmrec.models.lrem.searcher import Thoughts
 from llmrec.training.processes import gather_rows, share_rows
 from llmrec.vector_index import VectorIndex
 
+#: What stands where a thought belongs, as in the paper's Table 2.
+Swap = Thoughts | Literal["random"]
 #: What a checkpoint is chosen by.
-VALIDATION_METRIC = "ndcg@10"
+VALIDATION_METRIC = "hit_rate@10"
 _COMPARED = ("hit_rate@10", "ndcg@10", "recall@100")
 
 
@@ -27,7 +29,7 @@ def search_all(
     model: Any,
     queries: list[str],
     k: int,
-    thoughts: Thoughts = "model",
+    thoughts: Swap = "model",
     embeddings: np.ndarray | None = None,
 ) -> np.ndarray:
     """The lists of all queries, on every process; each of them searches its share.
@@ -37,15 +39,19 @@ def search_all(
         model: in evaluation mode.
         queries: texts.
         k: list length.
-        thoughts: what stands before the embedding token.
+        thoughts: what stands before the embedding token; ``random`` is the thought of another query.
         embeddings: of the catalogue by this model, where they are there already.
 
     Returns:
         Item indices: int64 of shape (num_queries, k), -1 for empty places.
     """
-    rows = share_rows([len(query) for query in queries], searcher.batch_size)
+    rows = share_rows([len(searcher.prompts.query(query)) for query in queries], searcher.batch_size)
     index = VectorIndex(searcher.embed_items(model) if embeddings is None else embeddings)
-    found = searcher.search(model, [queries[row] for row in rows], k, thoughts, index)
+    asked, others = [queries[row] for row in rows], None
+    if thoughts == "random":
+        shift = 1 + int(np.random.default_rng(0).integers(max(1, len(queries) - 1)))
+        others, thoughts = [queries[(row + shift) % len(queries)] for row in rows], "model"
+    found = searcher.search(model, asked, k, thoughts, index, others)
     return gather_rows(rows, found, len(queries))
 
 
@@ -69,7 +75,7 @@ def search_evaluation(
         ranked = np.full((count, 10), -1, dtype=np.int64)
         ranked[chosen] = search_all(searcher, model, queries, 10)
         per_query = evaluator.per_query(ranked)
-        return {name: float(per_query[name][chosen].mean()) for name in (VALIDATION_METRIC, "hit_rate@10")}
+        return {name: float(per_query[name][chosen].mean()) for name in (VALIDATION_METRIC, "ndcg@10")}
 
     return evaluate
 
@@ -116,9 +122,9 @@ def search_report(
 
 def _by_query(evaluator: SearchEvaluator, lists: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
     """Each query with its ndcg@10 by system."""
-    values = {name: evaluator.per_query(ranked)[VALIDATION_METRIC] for name, ranked in lists.items()}
+    values = {name: evaluator.per_query(ranked)["ndcg@10"] for name, ranked in lists.items()}
     return [
-        {"query": query, "kind": kind, VALIDATION_METRIC: {name: float(value[row]) for name, value in values.items()}}
+        {"query": query, "kind": kind, "ndcg@10": {name: float(value[row]) for name, value in values.items()}}
         for row, (query, kind) in enumerate(zip(evaluator.queries, evaluator.kinds, strict=True))
     ]
 

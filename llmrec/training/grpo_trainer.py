@@ -19,7 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 from transformers.trainer_utils import EvalLoopOutput
-from trl import GRPOTrainer
+from trl import GRPOConfig, GRPOTrainer
 
 from llmrec.decoding.beam_search import DEFAULT_SCORES, ScoreKind
 from llmrec.prompts.renderer import SegmentRenderer
@@ -170,22 +170,9 @@ def check_grpo(model: PreTrainedModel, args: RecommendationGRPOConfig, prompts: 
     Raises:
         ValueError: with what to change.
     """
-    group, local = args.num_generations, args.per_device_train_batch_size * args.steps_per_generation
     if model.config.is_encoder_decoder:
         raise ValueError("The reinforcement stage needs a decoder-only model: TRL's GRPOTrainer trains no other.")
-    if local % group:
-        raise ValueError(
-            f"A process rolls out {local} lists at a time (per_device_train_batch_size x steps_per_generation), which "
-            f"num_generations {group} does not divide: a group may not be cut. Make the batch a multiple of {group}."
-        )
-    needed = args.generation_batch_size // group
-    if len(prompts) < needed:
-        raise ValueError(
-            f"A batch holds {needed} histories, and there are {len(prompts)}: no step could be made. Lower "
-            "--per_device_train_batch_size or --gradient_accumulation_steps."
-        )
-    if args.train_sampling_strategy == "group_by_length":
-        raise ValueError("TRL draws the prompts of rollouts itself: leave train_sampling_strategy at random.")
+    check_groups(args, len(prompts), "histories", "lists")
     if args.mask_truncated_completions:
         raise ValueError("mask_truncated_completions would mask every list: an item's tokens have no end token.")
     if args.use_vllm or args.use_transformers_continuous_batching:
@@ -195,6 +182,34 @@ def check_grpo(model: PreTrainedModel, args: RecommendationGRPOConfig, prompts: 
             f"temperature is {args.temperature}; it must be 1.0, since beams are ranked by the model's own "
             "log-probabilities."
         )
+
+
+def check_groups(args: GRPOConfig, num_prompts: int, prompts: str, completions: str) -> None:
+    """Refuse batches that cannot be made of whole groups.
+
+    Args:
+        args: of the trainer.
+        num_prompts: how many there are.
+        prompts, completions: what they are called.
+
+    Raises:
+        ValueError: with what to change.
+    """
+    group, local = args.num_generations, args.per_device_train_batch_size * args.steps_per_generation
+    if local % group:
+        raise ValueError(
+            f"A process samples {local} {completions} at a time (per_device_train_batch_size x steps_per_generation), "
+            f"which num_generations {group} does not divide: a group may not be cut. Make the batch a multiple of "
+            f"{group}."
+        )
+    needed = args.generation_batch_size // group
+    if num_prompts < needed:
+        raise ValueError(
+            f"A batch holds {needed} {prompts}, and there are {num_prompts}: no step could be made. Lower "
+            "--per_device_train_batch_size or --gradient_accumulation_steps."
+        )
+    if args.train_sampling_strategy == "group_by_length":
+        raise ValueError("TRL draws the prompts of a batch itself: leave train_sampling_strategy at random.")
 
 
 def reward_function(args: RecommendationGRPOConfig) -> Callable[..., list[float]]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from torch import Tensor
@@ -16,7 +17,7 @@ from llmrec.models.lrem import LremPrompts, add_embeddings
 from llmrec.models.lrem.searcher import embed_sequences, padded
 from llmrec.training.arguments import SharedDefaults, fit_machine
 from llmrec.training.contrastive import info_nce, relevant_elsewhere
-from llmrec.training.grpo_trainer import RankingGRPOTrainer, RolloutCallback
+from llmrec.training.grpo_trainer import RankingGRPOTrainer, RolloutCallback, check_groups
 from llmrec.training.processes import shard_on_cpu, whole_model
 from llmrec.training.query_pairs import QueryPairs
 from llmrec.training.ranking_trainer import RankingEvaluation
@@ -78,6 +79,12 @@ class LremGRPOConfig(SharedDefaults, GRPOConfig):
     def __post_init__(self) -> None:
         fit_machine(self)
         super().__post_init__()
+        if self.contrastive_temperature <= 0:
+            raise ValueError(f"contrastive_temperature is {self.contrastive_temperature}; it must be above 0.")
+        if self.candidate_pool < 0 or self.candidate_pool == 1:
+            raise ValueError(
+                f"candidate_pool is {self.candidate_pool}; give 2 or more, or 0 for the items of the batch."
+            )
 
 
 class ThoughtRewards:
@@ -128,22 +135,24 @@ class ThoughtRewards:
             ranks, count = self.ranks(completion_ids, row)
             log_metric("rank", float(ranks.mean()))
             log_metric("candidates", float(count.mean()))
-            return rank_reward(ranks, count).tolist()
+            # where all other candidates are looked for too there is nothing to tell apart, nor to learn
+            return np.where(count > 1, rank_reward(ranks, np.maximum(count, 2)), 1.0).tolist()
 
         return [thought_format, thought_length, thought_rank]
 
     def candidates(self, rows: Sequence[int], step: int) -> tuple[np.ndarray, np.ndarray]:
-        """The items that those of a batch of queries are ranked among.
+        """The items that those of a batch of queries, of all processes together, are ranked among.
 
         Args:
-            rows: queries, repeated for their samples.
+            rows: queries of this process, repeated for their samples.
             step: of training, so that each has candidates of its own.
 
         Returns:
             Distinct items, and where among them each row's own lies.
         """
-        own = np.array([self.pairs[row].items[0] for row in rows])
-        items, places = np.unique(own, return_inverse=True)
+        own = [self.pairs[row].items[0] for row in rows]
+        items = np.unique(gather_object(own))
+        places = np.searchsorted(items, own)
         if self.num_candidates:
             others = np.setdiff1d(np.arange(len(self.items)), items)
             count = min(max(self.num_candidates - len(items), 0), len(others))
@@ -244,8 +253,10 @@ def build_lrem_grpo_trainer(
     check_lrem_grpo(args, prompts, pairs)
     args.shuffle_dataset = False  # the order depends on the epoch alone, so that a resumed run has it too
     args.eval_on_start = ranking_evaluation is not None  # what training starts from is the model to beat
-    ends = {prompts.tokens.embed, prompts.tokenizer.eos_token_id} - {None}
-    model.generation_config.eos_token_id = sorted(ends)
+    ends = sorted({prompts.tokens.embed, prompts.tokenizer.eos_token_id} - {None})
+    model.generation_config.eos_token_id = ends
+    if args.use_vllm:  # which reads the ends of a text from the start's files
+        args.generation_kwargs = {**(args.generation_kwargs or {}), "stop_token_ids": ends}
     shard_on_cpu()
     callbacks: list[TrainerCallback] = [RolloutCallback(pairs)]
     if early_stopping_patience is not None and ranking_evaluation is not None:
@@ -279,23 +290,19 @@ def check_lrem_grpo(args: LremGRPOConfig, prompts: LremPrompts, pairs: QueryPair
     Raises:
         ValueError: with what to change.
     """
-    group, local = args.num_generations, args.per_device_train_batch_size * args.steps_per_generation
+    group = args.num_generations
+    check_groups(args, len(pairs), "queries", "thoughts")
     needed = args.generation_batch_size // group
     shortest = prompts.max_thought_tokens + len(prompts.tokens)
     if not prompts.reasoning:
         raise ValueError("The reinforcement stage samples thoughts, and this model was trained without: --reasoning.")
-    if local % group:
-        raise ValueError(
-            f"A process samples {local} thoughts at a time (per_device_train_batch_size x steps_per_generation), which "
-            f"num_generations {group} does not divide: a group may not be cut. Make the batch a multiple of {group}."
-        )
-    if len(pairs) < needed:
-        raise ValueError(
-            f"A batch holds {needed} queries, and there are {len(pairs)}: no step could be made. Lower "
-            "--per_device_train_batch_size or --gradient_accumulation_steps."
-        )
-    if local // group < 2 and not args.candidate_pool:
+    if needed < 2 and not args.candidate_pool:
         raise ValueError("A batch of one query has one candidate: give --candidate_pool, or a larger batch.")
+    if 0 < args.candidate_pool < needed:
+        raise ValueError(
+            f"candidate_pool is {args.candidate_pool}, and a batch may hold {needed} different items: give as many or "
+            "more, or 0."
+        )
     if args.max_completion_length is None or args.max_completion_length <= shortest:
         raise ValueError(
             f"max_completion_length is {args.max_completion_length}; a thought at its cap takes {shortest} tokens, and "

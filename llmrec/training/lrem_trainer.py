@@ -27,9 +27,7 @@ class LremTrainingArguments(SharedDefaults, TrainingArguments):
     )
     text_weight: float = field(default=0.1, metadata={"help": "Weight of the thoughts' loss (paper: 0.1)."})
     contrastive_weight: float = field(default=1.0, metadata={"help": "Weight of InfoNCE (paper: 1)."})
-    temperature: float = field(
-        default=0.05, metadata={"help": "Of InfoNCE; the paper does not say, chosen on validation."}
-    )
+    temperature: float = field(default=0.05, metadata={"help": "Of InfoNCE; the paper does not say: ours."})
     rows_at_a_time: int | None = field(
         default=None,
         metadata={"help": "Gradient caching: texts whose activations are kept at a time; all if unset."},
@@ -53,6 +51,8 @@ class LremTrainingArguments(SharedDefaults, TrainingArguments):
         self.label_names = ["labels"]
         self.prediction_loss_only = True
         super().__post_init__()
+        if self.dataloader_persistent_workers:
+            raise ValueError("dataloader_persistent_workers would keep the first epoch's pairs: leave it off.")
         if self.temperature <= 0:
             raise ValueError(f"temperature is {self.temperature}; it must be above 0.")
         if self.rows_at_a_time is not None and self.rows_at_a_time < 1:

@@ -132,6 +132,8 @@ def whole_model(trainer: Trainer) -> Iterator[PreTrainedModel]:
 
 @contextmanager
 def _unsharded(model: Any) -> Iterator[None]:
+    # before any part of it is called by itself: the first to be called would take itself for the root
+    model._get_fsdp_state()._lazy_init()
     parts = [module for module in model.modules() if isinstance(module, FSDPModule)]
     for part in parts:
         part.unshard()

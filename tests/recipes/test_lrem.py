@@ -168,7 +168,9 @@ def test_lora_of_both_stages_leaves_plain_checkpoints(lrem, query_folder, tmp_pa
 
 
 def test_what_would_fail_after_training_is_refused_before(lrem, query_folder, tmp_path) -> None:
-    plain = tmp_path / "plain"
+    plain, unknown, large = tmp_path / "plain", tmp_path / "unknown.yaml", tmp_path / "large.yaml"
+    unknown.write_text("nonsense: 1\n")
+    large.write_text("per_device_train_batch_size: 512\n")
     _run(lrem, query_folder, plain, "--stage", "cold_start", "--max_steps", "1", "--reasoning", "False")
     for options, message in (
         (["--stage", "rl"], "name its --model_name_or_path"),
@@ -179,6 +181,8 @@ def test_what_would_fail_after_training_is_refused_before(lrem, query_folder, tm
         (["--load_in_4bit", "True"], "for a pretrained model only"),
         (["--hard_negatives", "-1"], "hard_negatives is -1"),
         (["--stage", "cold_start", "--temperature", "0"], "temperature is 0.0"),
+        (["--rl_config", str(unknown)], "nonsense"),
+        (["--rl_config", str(large)], "A batch holds 64 queries of the rl split, and there are 32"),
     ):
         with pytest.raises(ValueError, match=message):
             _run(lrem, query_folder, tmp_path / "out", *options)

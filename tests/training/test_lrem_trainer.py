@@ -150,6 +150,22 @@ def test_infonce_of_the_second_stage_reads_thoughts_as_they_are_served(tmp_path)
     )
 
 
+def test_where_nothing_can_be_told_apart_the_reward_is_the_same_for_all(tmp_path) -> None:
+    world = World()
+    world.examples = [example._replace(relevant=[*range(24)]) for example in world.examples]
+    trainer = _grpo(world, tmp_path, candidate_pool=0)
+    reward = trainer.reward_funcs[2]
+    logged = {}
+    found = reward(completion_ids=[[40], [41]], row=[3, 5], log_metric=logged.__setitem__)
+    assert found == [1.0, 1.0]
+    assert logged["candidates"] == 1
+
+
+def test_pairs_of_workers_that_stay_alive_would_be_the_first_epochs(tmp_path) -> None:
+    with pytest.raises(ValueError, match="would keep the first epoch's pairs"):
+        World().cold_start(tmp_path, dataloader_persistent_workers=True, dataloader_num_workers=1)
+
+
 @pytest.mark.parametrize("num_candidates", [0, 10])
 def test_candidates_of_the_batch_or_a_pool_of_one_size(num_candidates) -> None:
     world = World()
@@ -170,6 +186,10 @@ def test_candidates_of_the_batch_or_a_pool_of_one_size(num_candidates) -> None:
         ({"per_device_train_batch_size": 8, "num_generations": 8, "candidate_pool": 0}, "has one candidate"),
         ({"per_device_train_batch_size": 400}, "no step could be made"),
         ({"mask_truncated_completions": True}, "to be unlearnt"),
+        ({"train_sampling_strategy": "group_by_length"}, "leave train_sampling_strategy at random"),
+        ({"candidate_pool": 4}, "a batch may hold 8 different items"),
+        ({"candidate_pool": 1}, "candidate_pool is 1"),
+        ({"contrastive_temperature": 0.0}, "contrastive_temperature is 0.0"),
     ],
 )
 def test_options_that_would_teach_nothing_are_refused(tmp_path, options, message) -> None:

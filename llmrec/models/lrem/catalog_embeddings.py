@@ -116,6 +116,7 @@ def embed_catalog(
     batch_size: int,
     rows_per_part: int = ROWS_PER_PART,
     progress: bool = True,
+    overwrite: bool = False,
 ) -> np.ndarray:
     """Embed a catalogue into ``folder``; the same call again goes on after the parts that are there.
 
@@ -127,12 +128,13 @@ def embed_catalog(
         batch_size: items that the model reads at a time.
         rows_per_part: items between two saves.
         progress: whether to show a bar.
+        overwrite: give up embeddings of other weights, prompts or items that are in the folder.
 
     Returns:
         float32 of shape (num_items, hidden size), rows of length 1.
 
     Raises:
-        DataError: if the folder holds embeddings of other weights, prompts or items, or there is nothing to read of an
+        DataError: if the folder holds embeddings of others and ``overwrite`` is off, or there is nothing to read of an
             item.
     """
     check_lines(lines)
@@ -143,7 +145,7 @@ def embed_catalog(
         "example": prompts.item(lines[0]) if lines else [],
         "lines": lines_fingerprint(lines),
     }
-    parts = EmbeddingParts(folder, plan, len(lines), rows_per_part)
+    parts = EmbeddingParts(folder, plan, len(lines), rows_per_part, overwrite)
     with part_bar(parts, progress) as bar:
         embed_parts(model, prompts, lines, parts, batch_size, bar.update)
     return parts.join() if lines else np.empty((0, model.config.get_text_config().hidden_size), dtype=np.float32)

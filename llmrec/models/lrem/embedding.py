@@ -1,5 +1,6 @@
 """Embeddings of a causal language model: the last layer's hidden state at the embedding token, of length 1."""
 
+import inspect
 from types import MethodType
 from typing import Any
 
@@ -32,7 +33,19 @@ def add_embeddings(model: PreTrainedModel) -> None:
         embeddings, text_loss = embed_batch(self, input_ids, lengths, labels, rows_at_a_time)
         return {"embeddings": embeddings, "text_loss": text_loss}
 
+    # generate looks there for what the model takes: positions, how many logits
+    embedding_forward.__signature__ = _with_embeddings(inspect.signature(forward))  # type: ignore[attr-defined]
     model.forward = MethodType(embedding_forward, model)
+
+
+def _with_embeddings(own: inspect.Signature) -> inspect.Signature:
+    """The signature of a function that takes ``self`` and the arguments of ``add_embeddings`` beside its own."""
+    last = [one for one in own.parameters.values() if one.kind is inspect.Parameter.VAR_KEYWORD]
+    first = [one for one in own.parameters.values() if one.kind is not inspect.Parameter.VAR_KEYWORD]
+    new = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None) for name in ("lengths", "rows_at_a_time")
+    ]
+    return inspect.Signature([inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY), *first, *new, *last])
 
 
 def embed_batch(

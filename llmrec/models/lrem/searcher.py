@@ -13,9 +13,8 @@ from llmrec.models.lrem.prompts import LremPrompts
 from llmrec.models.lrem.thinking import think
 from llmrec.vector_index import VectorIndex
 
-#: What stands where the thought belongs: the model's own; nothing; another query's thought; the query itself
-#: (the paper's Table 2 replaces thoughts by the last three).
-Thoughts = Literal["model", "empty", "random", "query"]
+#: What stands where the thought belongs: the model's own, nothing, or the query itself.
+Thoughts = Literal["model", "empty", "query"]
 
 
 class LremSearcher:
@@ -25,14 +24,12 @@ class LremSearcher:
         prompts: of the model.
         lines: of the catalogue's items (``LremPrompts.lines``).
         batch_size: sequences that the model reads at a time.
-        seed: of which query's thought another gets, for ``random``.
     """
 
-    def __init__(self, prompts: LremPrompts, lines: Sequence[str], batch_size: int, seed: int = 0) -> None:
+    def __init__(self, prompts: LremPrompts, lines: Sequence[str], batch_size: int) -> None:
         self.prompts = prompts
         self.lines = lines
         self.batch_size = batch_size
-        self.seed = seed
 
     def embed_items(self, model: PreTrainedModel, progress: bool = False) -> np.ndarray:
         """Embeddings of the catalogue: float32 of shape (num_items, hidden size)."""
@@ -47,11 +44,7 @@ class LremSearcher:
         if thoughts == "query":
             return [self.prompts.vocabulary.encode_text(query) for query in queries]
         asked = [self.prompts.query(query) for query in queries]
-        written = think(model, self.prompts, asked, self.batch_size, temperature)
-        if thoughts == "random":
-            shift = 1 + int(np.random.default_rng(self.seed).integers(max(1, len(queries) - 1)))
-            return [written[(row + shift) % len(written)] for row in range(len(written))]
-        return written
+        return think(model, self.prompts, asked, self.batch_size, temperature)
 
     def embed_queries(
         self, model: PreTrainedModel, queries: Sequence[str], thoughts: Sequence[Sequence[int]]
@@ -68,6 +61,7 @@ class LremSearcher:
         k: int,
         thoughts: Thoughts = "model",
         index: VectorIndex | None = None,
+        thoughts_of: Sequence[str] | None = None,
     ) -> np.ndarray:
         """The items nearest to each query, best first.
 
@@ -77,12 +71,13 @@ class LremSearcher:
             k: list length.
             thoughts: what stands before the embedding token.
             index: of the catalogue's embeddings; made if it is None.
+            thoughts_of: for each query another one, whose thought it gets; None for its own.
 
         Returns:
             Item indices: int64 of shape (num_queries, k), -1 for empty places.
         """
         index = index or VectorIndex(self.embed_items(model))
-        written = self.write_thoughts(model, queries, thoughts)
+        written = self.write_thoughts(model, thoughts_of or queries, thoughts)
         return index.search(self.embed_queries(model, queries, written), k)[0]
 
 

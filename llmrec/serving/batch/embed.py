@@ -126,6 +126,8 @@ def embed_file(checkpoint_name: str, items: Path | None, output: Path, options: 
         "dtype": options.dtype,
     }
     index = None if options.index is None else output.with_suffix(".faiss")
+    if index == output:
+        raise DataError(f"{output} is where the index goes: give the embeddings another ending, as .safetensors.")
     if output.is_dir():
         raise DataError(f"{output} is a folder; the output is one safetensors file. Name a file in it.")
     folder = output.with_name(f"{output.name}.parts")

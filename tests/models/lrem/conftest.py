@@ -1,9 +1,10 @@
 """A tiny LREM over sixteen items, with random weights."""
 
 import pytest
-from transformers import PreTrainedModel
+import torch
+from transformers import PreTrainedModel, Qwen3ForCausalLM
 
-from llmrec.models.from_config import SmallModelConfig, build_small_model, train_text_tokenizer
+from llmrec.models.from_config import SmallModelConfig, small_model_config, train_text_tokenizer
 from llmrec.models.lrem import LremPrompts
 
 WORDS = ("red", "blue", "warm", "cold", "round", "flat", "loud", "quiet")
@@ -26,4 +27,8 @@ def prompts() -> LremPrompts:
 
 @pytest.fixture
 def model(prompts: LremPrompts) -> PreTrainedModel:
-    return build_small_model(SMALL, prompts.tokenizer, 0).eval()
+    config = small_model_config(SMALL, prompts.tokenizer)
+    # a tied head would repeat the token before it, which ends a thought
+    config.tie_word_embeddings, config.initializer_range = False, 0.3
+    torch.manual_seed(0)
+    return Qwen3ForCausalLM(config).eval()

@@ -1,10 +1,13 @@
 """Thoughts that end in time, and searches that find what is nearest."""
 
+import inspect
+
 import numpy as np
 import pytest
 import torch
+from transformers import GPT2Config, GPT2LMHeadModel
 
-from llmrec.models.lrem import LremSearcher
+from llmrec.models.lrem import LremSearcher, add_embeddings
 from llmrec.models.lrem.thinking import think
 from tests.models.lrem.conftest import LINES, make_prompts
 
@@ -25,6 +28,7 @@ def _greedy(model, prompts, query):
 def test_thoughts_of_a_batch_are_those_written_one_by_one(prompts, model) -> None:
     asked = [prompts.query(query) for query in QUERIES]
     expected = [_greedy(model, prompts, query) for query in QUERIES]
+    assert any(expected)
     assert think(model, prompts, asked, batch_size=2) == expected
     assert think(model, prompts, asked, batch_size=8) == expected
 
@@ -44,6 +48,20 @@ def test_a_model_that_writes_one_token_for_ever_is_stopped(prompts, model, token
     assert np.isfinite(searcher.embed_queries(model, QUERIES, thoughts)).all()
 
 
+def test_a_model_thinks_the_same_once_it_returns_embeddings(prompts) -> None:
+    """generate reads the signature of the forward; positions of GPT-2 are learned, and queries padded on the left."""
+    vocabulary = len(prompts.tokenizer)
+    config = GPT2Config(vocab_size=vocabulary, n_positions=128, n_embd=16, n_layer=2, n_head=2, initializer_range=0.5)
+    torch.manual_seed(0)
+    model = GPT2LMHeadModel(config).eval()
+    asked = [prompts.query(query) for query in QUERIES]
+    before = think(model, prompts, asked, batch_size=3)
+    signature = inspect.signature(model.forward).parameters
+    add_embeddings(model)
+    assert think(model, prompts, asked, batch_size=3) == before
+    assert {*signature} | {"lengths", "rows_at_a_time"} == {*inspect.signature(model.forward).parameters}
+
+
 def test_a_search_takes_the_highest_cosines(prompts, model) -> None:
     searcher = LremSearcher(prompts, LINES, batch_size=5)
     ranked = searcher.search(model, QUERIES, 4)
@@ -58,9 +76,11 @@ def test_thoughts_can_be_replaced(prompts, model) -> None:
     own = searcher.write_thoughts(model, QUERIES)
     assert searcher.write_thoughts(model, QUERIES, "empty") == [[], [], []]
     assert searcher.write_thoughts(model, QUERIES, "query") == [prompts.vocabulary.encode_text(q) for q in QUERIES]
-    random = searcher.write_thoughts(model, QUERIES, "random")
-    assert sorted(random) == sorted(own)
-    assert all(other is not mine for other, mine in zip(random, own, strict=True))
+    others = [QUERIES[1], QUERIES[2], QUERIES[0]]
+    assert len({tuple(thought) for thought in own}) == 3
+    expected = searcher.embed_queries(model, QUERIES, [own[1], own[2], own[0]]) @ searcher.embed_items(model).T
+    ranked = searcher.search(model, QUERIES, 4, thoughts_of=others)
+    assert (ranked == np.argsort(-expected, axis=1, kind="stable")[:, :4]).all()
     assert (searcher.search(model, QUERIES, 4, "empty") != searcher.search(model, QUERIES, 4, "query")).any()
 
 
