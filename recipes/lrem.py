@@ -94,7 +94,7 @@ class LremArguments(Stage, QueryArguments):
     )
     valid_queries: int | None = field(default=500, metadata={"help": "Searched at each validation; all if unset."})
     early_stopping_patience: int | None = field(
-        default=3, metadata={"help": f"Stop after so many validations without a better {VALIDATION_METRIC}."}
+        default=5, metadata={"help": f"Stop after so many validations without a better {VALIDATION_METRIC}."}
     )
     hidden_size: int = field(default=128, metadata={"help": "Width of the small model, a Qwen3."})
     num_layers: int = field(default=2, metadata={"help": "Layers of the small model."})

@@ -35,8 +35,8 @@ class LremTrainingArguments(SharedDefaults, TrainingArguments):
     gather_negatives: bool = field(
         default=False, metadata={"help": "Also take the items of the other processes' batches as negatives."}
     )
-    num_train_epochs: float = field(default=10, metadata={"help": "Passes over the training queries."})
-    per_device_train_batch_size: int = field(default=128, metadata={"help": "Queries in a training batch."})
+    num_train_epochs: float = field(default=16, metadata={"help": "Passes over the training queries."})
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Queries in a training batch."})
     per_device_eval_batch_size: int = field(default=128, metadata={"help": "Texts in an evaluation batch."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak learning rate."})
     weight_decay: float = field(default=0.01, metadata={"help": "Decoupled weight decay."})
