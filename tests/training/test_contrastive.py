@@ -1,5 +1,6 @@
 """InfoNCE against the formula, and gathered batches against one process that has them all."""
 
+import pytest
 import torch
 from torch import distributed, multiprocessing
 
@@ -45,6 +46,7 @@ def _gathered(rank: int, port: int, results: object) -> None:
     distributed.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_see_each_others_items_and_send_gradients_back() -> None:
     with multiprocessing.get_context("fork").Manager() as manager:
         results = manager.dict()

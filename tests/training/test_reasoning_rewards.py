@@ -14,7 +14,8 @@ TOKENS = ReasoningTokens(think=1, end_think=2, embed=3)
     [
         ([1, 9, 9, 2, 3], 1),
         ([1, 9, 2, 3], 1),
-        ([1, 2, 3], 0),  # no thought
+        ([1, 2, 3], 1),  # nothing to add
+        ([2, 3], 0),
         ([9, 2, 3], 0),  # never opened
         ([1, 9, 3], 0),  # never closed
         ([1, 9, 2], 0),  # never embedded
