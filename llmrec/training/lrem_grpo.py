@@ -65,7 +65,7 @@ class LremGRPOConfig(SharedDefaults, GRPOConfig):
     max_completion_length: int | None = field(
         default=24, metadata={"help": "Tokens sampled for a thought, control tokens included; above the cap of 16 + 3."}
     )
-    num_train_epochs: float = field(default=1, metadata={"help": "Passes over the queries."})
+    num_train_epochs: float = field(default=2, metadata={"help": "Passes over the queries."})
     per_device_train_batch_size: int = field(
         default=256, metadata={"help": "Thoughts in a training batch: a multiple of num_generations."}
     )
