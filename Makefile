@@ -24,7 +24,7 @@ demo: $(VENV)/.core
 	$(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml recipes/lcrec.py --config recipes/configs/lcrec/demo.yaml
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

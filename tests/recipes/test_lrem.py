@@ -190,7 +190,7 @@ def test_what_would_fail_after_training_is_refused_before(lrem, query_folder, tm
 
 
 def test_two_processes_train_as_one_does(query_folder, start, tmp_path) -> None:
-    """With gathered negatives the first stage has the same loss; the second runs on both."""
+    """With gathered negatives the first stage has the same loss; the second runs on both, sharded."""
     tiny = TINY[: TINY.index("--per_device_train_batch_size")] + TINY[TINY.index("--max_text_tokens") :]
     shared = ("--queries_dir", str(query_folder), *tiny, "--max_steps", "4", "--save_strategy", "steps")
     shared += ("--save_steps", "2", "--logging_steps", "1")
@@ -205,5 +205,5 @@ def test_two_processes_train_as_one_does(query_folder, start, tmp_path) -> None:
     assert found["bm25"] == expected["bm25"]
     assert found["lrem"]["ndcg@10"] == pytest.approx(expected["lrem"]["ndcg@10"], abs=0.05)
     assert (tmp_path / "cpu_2proc.log").read_text().count("32 queries") == 1, "one process reports"
-    Launch("cpu_2proc", 2, second, recipe="lrem").run(tmp_path / "rl", tmp_path / "rl.log")
+    Launch("fsdp2", 2, second, recipe="lrem").run(tmp_path / "rl", tmp_path / "rl.log")
     assert (tmp_path / "rl" / "item_embeddings/embeddings.safetensors").is_file()

@@ -49,7 +49,9 @@ def think(
             padded[place, longest - len(ids) :] = ids
             seen[place, longest - len(ids) :] = 1
         device = model.device
-        written = model.generate(input_ids=padded.to(device), attention_mask=seen.to(device), generation_config=config)
+        inputs = {"input_ids": padded.to(device), "attention_mask": seen.to(device)}
+        # weights are whole here, and other processes may have more or fewer queries
+        written = model.generate(**inputs, generation_config=config, synced_gpus=False)
         for row, ids in zip(rows, written[:, longest:].tolist(), strict=True):
             ends = [place for place, token_id in enumerate(ids) if token_id in prompts.end_token_ids]
             thoughts[row] = ids[: ends[0]] if ends else ids
