@@ -52,7 +52,7 @@ from llmrec.training.grpo_trainer import check_groups
 from llmrec.training.lrem_backbone import load_lrem
 from llmrec.training.lrem_grpo import LremGRPOConfig, build_lrem_grpo_trainer
 from llmrec.training.lrem_trainer import LremTrainingArguments, build_lrem_trainer
-from llmrec.training.processes import check_sharding, end_training, whole_state_dict
+from llmrec.training.processes import check_not_zero3, check_sharding, end_training, whole_state_dict
 from llmrec.training.query_pairs import QueryPairs
 from llmrec.training.run_folder import RunFolder, vocabulary_fingerprint, weights_fingerprint
 from llmrec.training.stopwatch import Stopwatch
@@ -114,6 +114,8 @@ def check_arguments(args: LremArguments, config: Any, model_args: ModelConfig) -
             "more, and 1 or more."
         )
     check_sharding(model_args.load_in_4bit or model_args.load_in_8bit, model_args.use_peft)
+    if args.stage != "cold_start":
+        check_not_zero3("The reinforcement stage of LREM")
     pretrained = ("load_in_4bit", "load_in_8bit", "attn_implementation")
     ignored = [name for name in pretrained if getattr(model_args, name)]
     if model_args.model_name_or_path is None and ignored:

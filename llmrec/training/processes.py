@@ -56,8 +56,7 @@ def check_sharding(quantized: bool, adapter: bool) -> None:
     Raises:
         ValueError: for quantized weights under ZeRO-3, and for both under FSDP.
     """
-    zero3 = _flag("ACCELERATE_USE_DEEPSPEED") and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
-    fsdp = _flag("ACCELERATE_USE_FSDP")
+    zero3, fsdp = _zero3(), _flag("ACCELERATE_USE_FSDP")
     if quantized and (zero3 or fsdp):
         raise ValueError(
             "Weights in 4 or 8 bits cannot be sharded. Launch with accelerate_configs/multi_gpu.yaml or zero2.yaml, "
@@ -76,12 +75,21 @@ def check_whole(what: str) -> None:
     Raises:
         ValueError: under ZeRO-3 and FSDP.
     """
-    zero3 = _flag("ACCELERATE_USE_DEEPSPEED") and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
-    if zero3 or _flag("ACCELERATE_USE_FSDP"):
+    if _zero3() or _flag("ACCELERATE_USE_FSDP"):
         raise ValueError(
             f"{what} needs the weights whole on every process: launch with accelerate_configs/multi_gpu.yaml or "
             "zero2.yaml."
         )
+
+
+def check_not_zero3(what: str) -> None:
+    """Refuse a launch under ZeRO-3 for ``what`` was not seen to run there.
+
+    Raises:
+        ValueError: under ZeRO-3.
+    """
+    if _zero3():
+        raise ValueError(f"{what} does not run under ZeRO-3: launch with accelerate_configs/fsdp2.yaml or zero2.yaml.")
 
 
 def share_rows(lengths: Sequence[int], batch_size: int) -> np.ndarray:
@@ -169,6 +177,10 @@ def end_training(trainer: Trainer) -> torch.device:
     trainer.accelerator.free_memory()
     trainer.model = trainer.model_wrapped = trainer.optimizer = None
     return device
+
+
+def _zero3() -> bool:
+    return _flag("ACCELERATE_USE_DEEPSPEED") and os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") == "3"
 
 
 def _flag(name: str) -> bool:

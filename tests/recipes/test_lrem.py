@@ -189,6 +189,14 @@ def test_what_would_fail_after_training_is_refused_before(lrem, query_folder, tm
     assert not (tmp_path / "out").exists()
 
 
+def test_the_second_stage_is_refused_where_it_was_seen_to_hang(lrem, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
+    args, config, model_args = lrem.parse_arguments(["--output_dir", str(tmp_path)])
+    with pytest.raises(ValueError, match="does not run under ZeRO-3: launch with"):
+        lrem.check_arguments(args, config, model_args)
+
+
 def test_two_processes_train_as_one_does(query_folder, start, tmp_path) -> None:
     """With gathered negatives the first stage has the same loss; the second runs on both, sharded."""
     tiny = TINY[: TINY.index("--per_device_train_batch_size")] + TINY[TINY.index("--max_text_tokens") :]
