@@ -45,7 +45,7 @@ def make_checkpoint(folder: Path, answer: str, user_index: str = "added_tokens")
     ItemVocabulary.add_to(
         tokenizer, catalog.codebook_sizes, users.codebook_sizes if user_index == "added_tokens" else ()
     )
-    small = SmallModelConfig(hidden_size=32, num_layers=1, num_heads=2, head_dim=16, intermediate_size=64)
+    small = SmallModelConfig(hidden_size=32, num_layers=1, num_heads=2, head_dim=32, intermediate_size=64)
     model = build_small_model(small, tokenizer, 0).eval()
     for parameter in model.parameters():
         parameter.data.mul_(3.0)
