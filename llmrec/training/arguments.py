@@ -37,6 +37,18 @@ class SharedDefaults:
 
 
 @dataclass
+class CollatedTrainingArguments(SharedDefaults, TrainingArguments):
+    """``TrainingArguments`` for rows that a collator of ours makes batches of, under the model's own names."""
+
+    def __post_init__(self) -> None:
+        fit_machine(self)
+        self.remove_unused_columns = False
+        self.label_names = ["labels"]
+        self.prediction_loss_only = True
+        super().__post_init__()
+
+
+@dataclass
 class RecommendationSFTConfig(SharedDefaults, SFTConfig):
     """``SFTConfig`` whose defaults train the small model of the demo; a YAML file sets the rest for a pretrained one.
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from peft import PeftConfig, get_peft_model
-from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, PreTrainedModel, Trainer, TrainerCallback
 
 from llmrec.models.lrem import add_embeddings
-from llmrec.training.arguments import SharedDefaults, fit_machine
+from llmrec.training.arguments import CollatedTrainingArguments
 from llmrec.training.contrastive import gather_with_gradient, info_nce, relevant_elsewhere
 from llmrec.training.epochs import EpochCallback
 from llmrec.training.processes import shard_on_cpu
@@ -19,7 +19,7 @@ from llmrec.training.tuning import prepare_adapter
 
 
 @dataclass
-class LremTrainingArguments(SharedDefaults, TrainingArguments):
+class LremTrainingArguments(CollatedTrainingArguments):
     """``TrainingArguments`` whose defaults train the small model; without an accelerator it turns ``use_cpu`` on."""
 
     output_dir: str | None = field(
@@ -45,11 +45,6 @@ class LremTrainingArguments(SharedDefaults, TrainingArguments):
     seed: int = field(default=42, metadata={"help": "Of everything drawn: weights, pairs, order."})
 
     def __post_init__(self) -> None:
-        fit_machine(self)
-        # rows are pairs, collated into a batch of our own
-        self.remove_unused_columns = False
-        self.label_names = ["labels"]
-        self.prediction_loss_only = True
         super().__post_init__()
         if self.dataloader_persistent_workers:
             raise ValueError("dataloader_persistent_workers would keep the first epoch's pairs: leave it off.")

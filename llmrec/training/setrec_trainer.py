@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback
 from trl import ModelConfig, get_peft_config
 
 from llmrec.models.setrec import SetRecModel
-from llmrec.training.arguments import SharedDefaults, fit_machine
+from llmrec.training.arguments import CollatedTrainingArguments
 from llmrec.training.epochs import EpochCallback
 from llmrec.training.processes import shard_on_cpu
 from llmrec.training.ranking_trainer import RankingEvaluation, RankingValidation
@@ -19,7 +19,7 @@ _NEW_PARTS = ("cf_projection", "auto_encoder", "queries")
 
 
 @dataclass
-class SetRecTrainingArguments(SharedDefaults, TrainingArguments):
+class SetRecTrainingArguments(CollatedTrainingArguments):
     """``TrainingArguments`` whose defaults train the small model; without an accelerator it turns ``use_cpu`` on."""
 
     output_dir: str | None = field(
@@ -33,14 +33,6 @@ class SetRecTrainingArguments(SharedDefaults, TrainingArguments):
     logging_steps: float = field(default=50, metadata={"help": "Log the training loss every so many steps."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save, and so from where a run resumes."})
     seed: int = field(default=42, metadata={"help": "Of everything drawn: weights, windows, order."})
-
-    def __post_init__(self) -> None:
-        fit_machine(self)
-        # rows are item indices, collated into arguments of the model's own names
-        self.remove_unused_columns = False
-        self.label_names = ["labels"]
-        self.prediction_loss_only = True
-        super().__post_init__()
 
 
 class SetRecTrainer(RankingValidation, Trainer):
