@@ -53,7 +53,12 @@ from llmrec.prompts.renderer import SegmentRenderer
 from llmrec.recipe.data import DataArguments, open_catalog, open_dataset
 from llmrec.recipe.evaluation import SearchArguments, rank_users, ranking_evaluation, report
 from llmrec.recipe.run import push_checkpoint, run_options, set_up_logging, start_run
-from llmrec.training.arguments import RecommendationGRPOConfig, RecommendationSFTConfig, choose_by_validation
+from llmrec.training.arguments import (
+    RecommendationGRPOConfig,
+    RecommendationSFTConfig,
+    check_saves,
+    choose_by_validation,
+)
 from llmrec.training.backbone import load_backbone, load_pretrained
 from llmrec.training.epochs import EpochExamples
 from llmrec.training.examples import HistoryWindows, InstructionExamples, TargetExamples
@@ -116,8 +121,8 @@ def check_arguments(args: LCRecArguments, config: TrainingArguments, model_args:
         raise ValueError(f"tasks holds {unknown or 'nothing'}; allowed are {', '.join(TASKS)}.")
     if args.num_beams < max(KS):
         raise ValueError(f"num_beams is {args.num_beams}; metrics go up to {max(KS)}, so it needs {max(KS)} or more.")
-    if not args.refit and config.save_strategy not in ("steps", "epoch"):
-        raise ValueError(f"save_strategy is {config.save_strategy}; validation takes place at saves: steps or epoch.")
+    if not args.refit:
+        check_saves(config)
     if model_args.model_name_or_path is not None:
         return
     pretrained = ("load_in_4bit", "load_in_8bit", "attn_implementation")

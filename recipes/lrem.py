@@ -46,7 +46,7 @@ from llmrec.recipe.queries import QueryArguments, open_queries
 from llmrec.recipe.query_examples import hard_negatives, query_examples
 from llmrec.recipe.run import push_checkpoint, run_options, set_up_logging, start_run
 from llmrec.recipe.search import VALIDATION_METRIC, Swap, search_all, search_evaluation, search_report
-from llmrec.training.arguments import choose_by_validation
+from llmrec.training.arguments import check_saves, choose_by_validation
 from llmrec.training.backbone import load_pretrained
 from llmrec.training.grpo_trainer import check_groups
 from llmrec.training.lrem_backbone import load_lrem
@@ -122,12 +122,6 @@ def check_arguments(args: LremArguments, config: Any, model_args: ModelConfig) -
         raise ValueError(f"{', '.join(ignored)}: for a pretrained model only; name one in --model_name_or_path.")
     if args.stage == "rl":
         check_start(model_args)
-
-
-def check_saves(config: Any) -> None:
-    """Refuse a training that would never be validated."""
-    if config.save_strategy not in ("steps", "epoch"):
-        raise ValueError(f"save_strategy is {config.save_strategy}; validation takes place at saves: steps or epoch.")
 
 
 def check_start(model_args: ModelConfig) -> None:
@@ -310,8 +304,8 @@ def save(
             model = load(model_args)[0]
             model.load_state_dict(weights, strict=False)
         parts = folder / "embedding_parts"
-        batch_size = searcher.prompts, searcher.lines, parts, searcher.batch_size
-        embeddings = embed_catalog(model.to(trainer.accelerator.device).eval(), *batch_size, overwrite=True)
+        embedded = searcher.prompts, searcher.lines, parts, searcher.batch_size
+        embeddings = embed_catalog(model.to(trainer.accelerator.device).eval(), *embedded, overwrite=True)
         checkpoint = (model, searcher.prompts.tokenizer, catalog, None, run_options(args, config, model_args))
         save_checkpoint(folder, *checkpoint, searcher.prompts.options, method=LREM, item_embeddings=embeddings)
         shutil.rmtree(parts)

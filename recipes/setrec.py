@@ -45,7 +45,7 @@ from llmrec.recipe.data import open_dataset
 from llmrec.recipe.evaluation import EvaluationArguments, rank_users, report
 from llmrec.recipe.item_features import FeatureArguments, open_item_features
 from llmrec.recipe.run import push_checkpoint, run_options, set_up_logging, start_run
-from llmrec.training.arguments import choose_by_validation
+from llmrec.training.arguments import check_saves, choose_by_validation
 from llmrec.training.processes import check_whole, end_training, whole_model, whole_state_dict
 from llmrec.training.run_folder import RunFolder, vocabulary_fingerprint, weights_fingerprint
 from llmrec.training.set_examples import SetExamples, SetPrefixes, SetTargets, SetWindows
@@ -113,8 +113,8 @@ def check_arguments(args: SetRecArguments, config: SetRecTrainingArguments, mode
         raise ValueError(f"beta is {args.beta}; allowed are 0 (CF alone) to 1 (text alone).")
     if args.refit and args.beta is None:
         raise ValueError("refit leaves no validation items to choose beta with: give --beta, chosen beforehand.")
-    if not args.refit and config.save_strategy not in ("steps", "epoch"):
-        raise ValueError(f"save_strategy is {config.save_strategy}; validation takes place at saves: steps or epoch.")
+    if not args.refit:
+        check_saves(config)
     if model_args.load_in_4bit or model_args.load_in_8bit:
         raise ValueError("SETRec trains full or with LoRA, over weights in their own precision: no --load_in_4bit.")
     if model_args.use_peft:

@@ -61,7 +61,7 @@ from llmrec.recipe.run import push_checkpoint, run_options, set_up_logging, star
 from llmrec.recipe.user_examples import UserExampleArguments, alignment_pairs, training_examples
 from llmrec.recipe.user_index import UserIndexArguments, open_user_index
 from llmrec.serving.checkpoint import ServedCheckpoint, open_served
-from llmrec.training.arguments import ULMRecSFTConfig, choose_by_validation
+from llmrec.training.arguments import ULMRecSFTConfig, check_saves, choose_by_validation
 from llmrec.training.backbone import load_backbone
 from llmrec.training.processes import check_sharding, end_training, whole_state_dict
 from llmrec.training.ranking_trainer import build_trainer
@@ -105,8 +105,8 @@ def check_arguments(args: ULMRecArguments, config: ULMRecSFTConfig, model_args: 
         raise ValueError(f"tasks holds {', '.join(unknown)}; allowed are {', '.join(TASKS)}, or none.")
     if args.num_beams < max(KS):
         raise ValueError(f"num_beams is {args.num_beams}; metrics go up to {max(KS)}, so it needs {max(KS)} or more.")
-    if not args.refit and config.save_strategy not in ("steps", "epoch"):
-        raise ValueError(f"save_strategy is {config.save_strategy}; validation takes place at saves: steps or epoch.")
+    if not args.refit:
+        check_saves(config)
     if args.answer == "letters":
         check_retriever(args)
         if not max(KS) <= args.num_candidates <= len(LETTERS):

@@ -140,6 +140,16 @@ def fit_machine(config: TrainingArguments) -> None:
         start_cpu_processes(config.ddp_timeout)
 
 
+def check_saves(config: TrainingArguments) -> None:
+    """Refuse a training that would never be validated.
+
+    Raises:
+        ValueError: if ``config`` does not save by steps or epochs.
+    """
+    if config.save_strategy not in ("steps", "epoch"):
+        raise ValueError(f"save_strategy is {config.save_strategy}; validation takes place at saves: steps or epoch.")
+
+
 def choose_by_validation(config: TrainingArguments, metric: str) -> None:
     """Validate whenever ``config`` saves, and end with the checkpoint that has the highest validation ``metric``."""
     config.eval_strategy = config.save_strategy

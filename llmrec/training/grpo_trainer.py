@@ -24,7 +24,7 @@ from trl import GRPOConfig, GRPOTrainer
 from llmrec.decoding.beam_search import DEFAULT_SCORES, ScoreKind
 from llmrec.prompts.renderer import SegmentRenderer
 from llmrec.training.arguments import RecommendationGRPOConfig
-from llmrec.training.epochs import EpochCallback
+from llmrec.training.epochs import DrawnByEpoch, EpochCallback
 from llmrec.training.loss_tiles import small_tiles
 from llmrec.training.processes import shard_on_cpu
 from llmrec.training.ranking_trainer import RankingEvaluation, RankingValidation
@@ -139,10 +139,7 @@ def build_grpo_trainer(
     args.eval_on_start = ranking_evaluation is not None  # what training starts from is the model to beat
     args.max_completion_length = len(renderer.catalog.codebook_sizes)
     shard_on_cpu()
-    callbacks: list[TrainerCallback] = [RolloutCallback(prompts)]
-    if early_stopping_patience is not None and ranking_evaluation is not None:
-        # before the callback that makes the start the best so far: that is no validation without progress
-        callbacks.insert(0, EarlyStoppingCallback(early_stopping_patience))
+    callbacks = rollout_callbacks(prompts, early_stopping_patience, ranking_evaluation is not None)
     dataset = prompts.dataset()
     with warnings.catch_warnings():
         # that it may change: a test watches what of it is used here
@@ -162,6 +159,23 @@ def build_grpo_trainer(
     trainer.ranking_evaluation = ranking_evaluation
     trainer.inputs = inputs
     return trainer
+
+
+def rollout_callbacks(
+    prompts: DrawnByEpoch, early_stopping_patience: int | None, validates: bool
+) -> list[TrainerCallback]:
+    """Those of a reinforcement stage.
+
+    Args:
+        prompts: drawn for each epoch.
+        early_stopping_patience: evaluations without progress before training stops; None for no such stop.
+        validates: whether there are evaluations at all.
+    """
+    callbacks: list[TrainerCallback] = [RolloutCallback(prompts)]
+    if early_stopping_patience is not None and validates:
+        # before the callback that makes the start the best so far: that is no validation without progress
+        callbacks.insert(0, EarlyStoppingCallback(early_stopping_patience))
+    return callbacks
 
 
 def check_grpo(model: PreTrainedModel, args: RecommendationGRPOConfig, prompts: RolloutPrompts) -> None:

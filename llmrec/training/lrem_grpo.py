@@ -10,14 +10,14 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from torch import Tensor
-from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel
 from trl import GRPOConfig
 
 from llmrec.models.lrem import LremPrompts, add_embeddings
 from llmrec.models.lrem.searcher import embed_sequences, padded
 from llmrec.training.arguments import SharedDefaults, fit_machine
 from llmrec.training.contrastive import info_nce, relevant_elsewhere
-from llmrec.training.grpo_trainer import RankingGRPOTrainer, RolloutCallback, check_groups
+from llmrec.training.grpo_trainer import RankingGRPOTrainer, check_groups, rollout_callbacks
 from llmrec.training.processes import shard_on_cpu, whole_model
 from llmrec.training.query_pairs import QueryPairs
 from llmrec.training.ranking_trainer import RankingEvaluation
@@ -258,9 +258,7 @@ def build_lrem_grpo_trainer(
     if args.use_vllm:  # which reads the ends of a text from the start's files
         args.generation_kwargs = {**(args.generation_kwargs or {}), "stop_token_ids": ends}
     shard_on_cpu()
-    callbacks: list[TrainerCallback] = [RolloutCallback(pairs)]
-    if early_stopping_patience is not None and ranking_evaluation is not None:
-        callbacks.insert(0, EarlyStoppingCallback(early_stopping_patience))
+    callbacks = rollout_callbacks(pairs, early_stopping_patience, ranking_evaluation is not None)
     rewards = ThoughtRewards(prompts, items, pairs, args.candidate_pool, args.per_device_eval_batch_size, args.seed)
     order = np.random.default_rng(args.seed).permutation(len(pairs))
     dataset = Dataset.from_dict({"prompt": [str(row) for row in order], "row": order})

@@ -5,7 +5,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from llmrec.models.lrem.embedding import embed_batch
@@ -31,9 +30,9 @@ class LremSearcher:
         self.lines = lines
         self.batch_size = batch_size
 
-    def embed_items(self, model: PreTrainedModel, progress: bool = False) -> np.ndarray:
+    def embed_items(self, model: PreTrainedModel) -> np.ndarray:
         """Embeddings of the catalogue: float32 of shape (num_items, hidden size)."""
-        return embed_sequences(model, [self.prompts.item(line) for line in self.lines], self.batch_size, progress)
+        return embed_sequences(model, [self.prompts.item(line) for line in self.lines], self.batch_size)
 
     def write_thoughts(
         self, model: PreTrainedModel, queries: Sequence[str], thoughts: Thoughts = "model", temperature: float = 0.0
@@ -82,14 +81,11 @@ class LremSearcher:
 
 
 @torch.no_grad()
-def embed_sequences(
-    model: PreTrainedModel, sequences: Sequence[Sequence[int]], batch_size: int, progress: bool = False
-) -> np.ndarray:
+def embed_sequences(model: PreTrainedModel, sequences: Sequence[Sequence[int]], batch_size: int) -> np.ndarray:
     """Embeddings at the last token of each sequence: float32 of shape (num_sequences, hidden size)."""
     order = sorted(range(len(sequences)), key=lambda row: len(sequences[row]))
     vectors = np.zeros((len(sequences), model.config.get_text_config().hidden_size), dtype=np.float32)
-    starts = range(0, len(order), batch_size)
-    for start in tqdm(starts, desc="Embedding", unit="batch", disable=not progress):
+    for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         input_ids, lengths = padded([sequences[row] for row in rows])
         vectors[rows] = embed_batch(model, input_ids.to(model.device), lengths.to(model.device))[0].cpu().numpy()
