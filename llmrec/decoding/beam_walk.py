@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from llmrec.decoding.device_trie import DeviceTrie
+from llmrec.decoding.item_prior import ItemPrior
 from llmrec.decoding.ranked_items import RankedItems, ranked_items
 from llmrec.decoding.rules import BatchRules
 from llmrec.decoding.selection import best
@@ -61,6 +62,7 @@ class BeamWalk:
         max_per_first_code: at most so many items whose semantic IDs start with the same code. While prefixes are short,
             no first code may hold more beams than leave room for enough others to fill ``k`` places.
         trace: collects the beam tree, where given.
+        prior: mixed with the caller's scores, where given: beams and items are then ranked by the mixture.
 
     Raises:
         ValueError: if ``max_per_first_code`` is below 1.
@@ -75,6 +77,7 @@ class BeamWalk:
         limits: BatchRules | None = None,
         max_per_first_code: int | None = None,
         trace: BeamTrace | None = None,
+        prior: ItemPrior | None = None,
     ) -> None:
         if max_per_first_code is not None and max_per_first_code < 1:
             raise ValueError(f"max_per_first_code is {max_per_first_code}; it needs 1 or more.")
@@ -83,6 +86,7 @@ class BeamWalk:
         self.beams = Beams.roots(num_users, trie.device)
         self._num_beams, self._k = num_beams, k
         self._limits, self._max_per_first_code, self._trace = limits, max_per_first_code, trace
+        self._prior = prior
 
     @property
     def finished(self) -> bool:
@@ -106,15 +110,16 @@ class BeamWalk:
             The new beams' last codes, and the beams they continue: int64 (users, new beams).
         """
         scores = self.beams.scores.unsqueeze(-1) + log_probs.masked_fill(~children.allowed, -torch.inf)
+        keys = scores
+        if self._prior is not None:
+            keys = self._prior.mix(children.nodes, scores).masked_fill(~children.allowed, -torch.inf)
         before = self.beams
         self.beams, parents, codes = keep(
-            self.depth, before, children.nodes, children.codes, scores, scores, self._num_beams, self._cap()
+            self.depth, before, children.nodes, children.codes, keys, scores, self._num_beams, self._cap()
         )
         if self._trace is not None:
             after = self.beams
-            self._trace.add(
-                before.scores, children.nodes, children.codes, scores, after.nodes, after.scores, parents, codes
-            )
+            self._trace.add(before.keys, children.nodes, children.codes, keys, after.nodes, after.keys, parents, codes)
         self.depth += 1
         return codes, parents
 
@@ -122,7 +127,7 @@ class BeamWalk:
         """Items of the beams that reached the last level."""
         beams = self.beams
         return ranked_items(
-            self.trie, beams.nodes, beams.scores, self._k, self._limits, beams.first_codes, self._max_per_first_code
+            self.trie, beams.nodes, beams.keys, self._k, self._limits, beams.first_codes, self._max_per_first_code
         )
 
     def _cap(self) -> int | None:

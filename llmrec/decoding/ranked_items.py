@@ -17,8 +17,8 @@ class RankedItems:
 
     Attributes:
         items: int64 tensor of shape (num_users, k): item indices, -1 where there were no more to give.
-        scores: float32 tensor of the same shape: log-probability of the semantic ID, -inf where ``items`` is -1. Items
-            that share a semantic ID share its score.
+        scores: float32 tensor of the same shape: log-probability of the semantic ID (of the mixture, where the search
+            had a prior), -inf where ``items`` is -1. Items that share a semantic ID share its score.
     """
 
     items: Tensor

@@ -1,0 +1,45 @@
+"""Small models from a config: their dropout, which for Qwen3 is ours."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from llmrec.models.from_config import SmallModelConfig, build_small_model, train_text_tokenizer
+
+TOKENS = torch.tensor([[5, 6, 7, 8]])
+
+
+def make_small(architecture: str, dropout: float) -> PreTrainedModel:
+    config = SmallModelConfig(architecture, 32, 2, 2, 16, 64, dropout, 300)
+    return build_small_model(config, train_text_tokenizer(["two words", "more words"], 300), seed=0)
+
+
+def logits(model: PreTrainedModel) -> torch.Tensor:
+    inputs = {"decoder_input_ids": TOKENS} if model.config.is_encoder_decoder else {}
+    with torch.no_grad():
+        return model(TOKENS, **inputs).logits
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "t5"])
+def test_dropout_is_drawn_in_training_only(architecture: str) -> None:
+    plain, dropped = make_small(architecture, 0.0), make_small(architecture, 0.5)
+    torch.testing.assert_close(logits(plain.eval()), logits(dropped.eval()))
+    first, second = logits(dropped.train()), logits(dropped)
+    assert not torch.allclose(first, second)
+    torch.testing.assert_close(logits(plain.train()), logits(plain))
+
+
+def test_every_block_of_qwen3_has_dropout() -> None:
+    model = make_small("qwen3", 0.999999).train()
+    with torch.no_grad():
+        states = model.model(TOKENS, output_hidden_states=True).hidden_states
+    assert all(not state.any() for state in states)
+
+
+def test_a_saved_model_has_no_dropout_left(tmp_path: Path) -> None:
+    model = make_small("qwen3", 0.5)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path).train()
+    torch.testing.assert_close(logits(loaded), logits(model.eval()))
