@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--queries_dir", default="data/ml-100k_queries", help="folder of data_prep/queries.py")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--runs_dir", default="outputs/lrem_benchmark", help="where the runs' folders are made")
-    parser.add_argument("--show_failed", type=int, default=0, help="print so many queries that BM25 finds nothing for")
+    parser.add_argument("--show_failed", type=int, default=0, help="print so many queries, BM25's worst")
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="more options of the recipe, last")
     parser.add_argument("--output", default="benchmarks/results/lrem_ml-100k.json")
     args = parser.parse_args()
@@ -44,7 +44,8 @@ def main() -> None:
         low, high = found["hit_rate@10"]["interval"]
         change = found["hit_rate@10"]["difference"]
         print(f"seed {seed}: hit_rate@10 of lrem less cold start {change:+.4f} ({low:+.4f} to {high:+.4f})")
-    show_failed(run_folder(args.runs_dir, "thinking", args.seeds[0]), args.show_failed)
+    folders = {name: run_folder(args.runs_dir, name, args.seeds[0]) for name in ("no reasoning", "thinking")}
+    show_failed(folders, args.show_failed)
     measured = {"protocol": runs[-1]["protocol"], "hardware": hardware("cpu"), "versions": versions()}
     seconds = [{name: run[name] for name in ("seed", "name", "seconds")} for run in runs]
     write_json(args.output, {**measured, "table": rows, "differences": differences, "rewards": curves, "runs": seconds})
@@ -104,12 +105,12 @@ def rewards(folder: Path) -> dict[str, list[float]]:
     return {"step": [entry["step"] for entry in entries], **curves}
 
 
-def show_failed(folder: Path, count: int) -> None:
-    """Queries for which BM25's first ten hold nothing relevant, with the ndcg@10 of every system."""
-    queries = json.loads((folder / "queries.json").read_text())
-    for query in [query for query in queries if query["ndcg@10"]["bm25"] == 0][:count]:
-        values = "  ".join(f"{name} {value:.3f}" for name, value in query["ndcg@10"].items())
-        print(f"{query['query']}: {values}")
+def show_failed(folders: dict[str, Path], count: int) -> None:
+    """The queries that BM25 answers worst, with the ndcg@10 of every system."""
+    plain, queries = (json.loads((folder / "queries.json").read_text()) for folder in folders.values())
+    for row in sorted(range(len(queries)), key=lambda row: queries[row]["ndcg@10"]["bm25"])[:count]:
+        found = {"no reasoning": plain[row]["ndcg@10"]["lrem"], **queries[row]["ndcg@10"]}
+        print(f"{queries[row]['query']}: {'  '.join(f'{name} {value:.3f}' for name, value in found.items())}")
 
 
 def plot(curves: dict[int, dict[str, list[float]]], path: Path) -> None:

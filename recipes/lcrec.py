@@ -24,7 +24,7 @@ finished run prints its report again. Expected numbers: recipes/README.md. Every
 """
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -37,12 +37,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, Trai
 from trl import ModelConfig, TrlParser
 
 from llmrec.atomic import write_json
+from llmrec.baselines import Fusion
 from llmrec.catalog import Catalog
 from llmrec.dataset import RecDataset
 from llmrec.evaluation import Evaluator, sample_users
 from llmrec.evaluation.comparison import compare_models
 from llmrec.evaluation.recommender import Recommender
-from llmrec.hub import load_checkpoint, save_checkpoint, save_model_card
+from llmrec.hub import load_checkpoint, save_checkpoint, save_fusion, save_model_card
 from llmrec.item_tokenizer.stage import TOKENIZER_FOLDER
 from llmrec.metrics import KS
 from llmrec.models.from_config import SmallModelConfig
@@ -51,7 +52,8 @@ from llmrec.prompts.instructions import build_instructions
 from llmrec.prompts.lcrec import TASKS, seqrec_prompt
 from llmrec.prompts.renderer import SegmentRenderer
 from llmrec.recipe.data import DataArguments, open_catalog, open_dataset
-from llmrec.recipe.evaluation import SearchArguments, rank_users, ranking_evaluation, report
+from llmrec.recipe.evaluation import rank_users, ranking_evaluation, report
+from llmrec.recipe.fusion import FusionArguments, check_fusion, open_fusion
 from llmrec.recipe.run import push_checkpoint, run_options, set_up_logging, start_run
 from llmrec.training.arguments import (
     RecommendationGRPOConfig,
@@ -86,7 +88,7 @@ class Stage:
 
 
 @dataclass
-class LCRecArguments(Stage, DataArguments, SearchArguments):
+class LCRecArguments(Stage, DataArguments, FusionArguments):
     """What is this recipe's own; training is TRL's SFTConfig, model and LoRA are TRL's ModelConfig."""
 
     tasks: list[str] = field(
@@ -121,6 +123,7 @@ def check_arguments(args: LCRecArguments, config: TrainingArguments, model_args:
         raise ValueError(f"tasks holds {unknown or 'nothing'}; allowed are {', '.join(TASKS)}.")
     if args.num_beams < max(KS):
         raise ValueError(f"num_beams is {args.num_beams}; metrics go up to {max(KS)}, so it needs {max(KS)} or more.")
+    check_fusion(args)
     if not args.refit:
         check_saves(config)
     if model_args.model_name_or_path is not None:
@@ -151,13 +154,16 @@ def prompt_options(args: LCRecArguments) -> dict[str, Any]:
     return {"history_loss": args.history_loss, "opening": HISTORY_OPENING, "max_history": args.max_history}
 
 
-def protocol_options(args: LCRecArguments, config: TrainingArguments, model_args: ModelConfig) -> dict[str, Any]:
+def protocol_options(
+    args: LCRecArguments, config: TrainingArguments, model_args: ModelConfig, fusion: Fusion | None
+) -> dict[str, Any]:
     """What defines the numbers beside the evaluator's own protocol."""
     return {
         "max_history": args.max_history,
         "history_loss": args.history_loss,
         "num_beams": args.num_beams,
         "beam_scores": args.beam_scores,
+        "fusion_weight": 0 if fusion is None else fusion.weight,
         "passes": config.num_train_epochs,
         "tuning": tuning_name(model_args, args.vocabulary_only),
         "seed": config.seed,
@@ -208,9 +214,12 @@ def train_and_test(
     # Model and vocabulary
     small = SmallModelConfig(args.architecture, args.hidden_size, args.num_layers, dropout=args.dropout)
     model, tokenizer, vocabulary = load_backbone(model_args, small, catalog, args.initialization, config.seed)
-    inputs = {"split": dataset.fingerprint, "catalog": catalog.fingerprint}
-    inputs["vocabulary"] = vocabulary_fingerprint(tokenizer)
-    inputs["start"] = weights_fingerprint(model_args.model_name_or_path)
+    inputs = {
+        "split": dataset.fingerprint,
+        "catalog": catalog.fingerprint,
+        "vocabulary": vocabulary_fingerprint(tokenizer),
+        "start": weights_fingerprint(model_args.model_name_or_path),
+    }
     with PartialState().main_process_first():
         run.check_inputs(inputs)
 
@@ -231,19 +240,23 @@ def train_and_test(
     with stopwatch.stage("training"):
         trainer.train(resume_from_checkpoint=run.last_checkpoint)
 
-    # Save once; test what was saved against the floors; card, push
+    # Save once; validation says how much of item-kNN the search takes in; test against the floors; card, push
     improved = args.stage == "sft" or args.refit or trainer.state.best_model_checkpoint is not None
     device = save(args, config, model_args, trainer, tokenizer, catalog, small, item_tokenizer_folder, improved)
     del trainer, model
     model = load_checkpoint(run.folder).model.to(device)
     evaluator = Evaluator(dataset, catalog.item_ids, "test", exclude_seen=args.exclude_seen, refit=args.refit)
     with stopwatch.stage("evaluation"):
-        ranked = rank_users(recommender, model, evaluator, PartialState().is_main_process)
+        fusion = open_fusion(args, dataset, recommender, model, config.seed)
+        rank = partial(rank_users, model=model, evaluator=evaluator, progress=PartialState().is_main_process)
+        ranked = rank(recommender)
+        fused = None if fusion is None else rank(replace(recommender, fusion=fusion))
         compared = compare_with_start(args, model_args, dataset, recommender, model, config.seed)
     if PartialState().is_main_process:
-        options = protocol_options(args, config, model_args)
+        save_fusion(run.folder, fusion)
+        options = protocol_options(args, config, model_args, fusion)
         seconds = stopwatch.seconds
-        metrics, table = report("lcrec", run.folder, evaluator, catalog.titles, ranked, options, seconds)
+        metrics, table = report("lcrec", run.folder, evaluator, catalog.titles, ranked, options, seconds, fused=fused)
         if compared is not None:
             write_json(run.folder / "before_after.json", compared[0])
             print(f"\n{compared[1]}")

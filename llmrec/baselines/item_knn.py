@@ -72,7 +72,7 @@ class ItemKNN:
         """
         ranked = np.full((len(histories), k), -1, dtype=np.int64)
         for start in range(0, len(histories), _USERS_AT_ONCE):
-            scores = self._scores(histories[start : start + _USERS_AT_ONCE])
+            scores = self.scores(histories[start : start + _USERS_AT_ONCE])
             for row in range(scores.shape[0]):
                 entries = slice(scores.indptr[row], scores.indptr[row + 1])
                 items, values = scores.indices[entries], scores.data[entries]
@@ -86,7 +86,8 @@ class ItemKNN:
                 ranked[start + row, : len(best)] = best
         return ranked
 
-    def _scores(self, histories: Sequence[Sequence[int]]) -> sparse.csr_array:
+    def scores(self, histories: Sequence[Sequence[int]]) -> sparse.csr_array:
+        """The items' scores for each history, none of them negative: float64 (num_users, num_items)."""
         queries = [list(history)[-self.query_length :][::-1] for history in histories]
         weights = self.decay ** np.arange(self.query_length)
         query = sparse.csr_array(

@@ -5,14 +5,13 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
-from scipy import sparse
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from llmrec.catalog import Catalog
 from llmrec.decoding.beam_walk import Beams, BeamWalk, Children, keep
 from llmrec.decoding.device_trie import DeviceTrie
-from llmrec.decoding.item_prior import ItemPrior
+from llmrec.decoding.item_prior import ItemPrior, PriorScores
 from llmrec.decoding.model_outputs import CodeLogits
 from llmrec.decoding.probe import find_way
 from llmrec.decoding.ranked_items import RankedItems, ranked_items
@@ -94,8 +93,7 @@ class BeamSearch:
         rules: Sequence[Rules | None] | None = None,
         max_per_first_code: int | None = None,
         trace: BeamTrace | None = None,
-        prior: sparse.csr_array | None = None,
-        prior_weight: float = 0.5,
+        prior: PriorScores | None = None,
     ) -> RankedItems:
         """Rank items for a batch of users.
 
@@ -106,9 +104,8 @@ class BeamSearch:
             rules: what each user may get.
             max_per_first_code: at most so many items whose semantic IDs start with the same code, as in ``BeamWalk``.
             trace: collects the beam tree, where given.
-            prior: another recommender's scores of the items for each user, (users, num_items): lists are then ranked
-                by the mixture of both, as ``ItemPrior`` says, and the scores returned are the mixture's.
-            prior_weight: its share.
+            prior: what the model is mixed with, as ``ItemPrior`` says: lists are then ranked by the mixture, and the
+                scores returned are the mixture's.
 
         Raises:
             ValueError: if a number is out of range, a prompt is empty or longer than the model's positions, or a rule
@@ -117,7 +114,7 @@ class BeamSearch:
         k = num_beams if k is None else k
         self._check(prompts, num_beams, k)
         limits = batch_rules(self.trie, rules, self.subsets, len(prompts))
-        mixed = None if prior is None else ItemPrior(self.trie, prior, prior_weight, limits)
+        mixed = None if prior is None else ItemPrior(self.trie, prior, limits)
         walk = BeamWalk(self.trie, len(prompts), num_beams, k, limits, max_per_first_code, trace, mixed)
         with searching(self.model):
             state = self.way.state(self.model, prompts, self.way.hidden)

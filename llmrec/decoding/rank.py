@@ -1,11 +1,12 @@
 """Lists for many users: batches of similar length, and progress."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from llmrec.decoding.beam_search import BeamSearch
+from llmrec.decoding.item_prior import PriorScores
 from llmrec.decoding.rules import Rules
 
 
@@ -17,6 +18,7 @@ def rank_items(
     rules: Sequence[Rules | None] | None = None,
     batch_size: int = 32,
     progress: bool = True,
+    prior: Callable[[Sequence[int]], PriorScores | None] | None = None,
 ) -> np.ndarray:
     """Rank catalogue items for each prompt.
 
@@ -28,6 +30,7 @@ def rank_items(
         rules: what each user may get.
         batch_size: users at a time.
         progress: show a bar.
+        prior: from places in ``prompts`` to what the search mixes in for those users.
 
     Returns:
         int64 array of shape (num_users, k): item indices, best first; -1 where there were no more to give.
@@ -37,6 +40,7 @@ def rank_items(
     for start in tqdm(range(0, len(order), batch_size), desc="Ranking", unit="batch", disable=not progress):
         rows = order[start : start + batch_size]
         batch = None if rules is None else [rules[row] for row in rows]
-        lists = search([prompts[row] for row in rows], num_beams, k, batch)
+        mixed = None if prior is None else prior(rows.tolist())
+        lists = search([prompts[row] for row in rows], num_beams, k, batch, prior=mixed)
         ranked[rows] = lists.items.cpu().numpy()
     return ranked

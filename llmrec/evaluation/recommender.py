@@ -7,8 +7,10 @@ from typing import Any, Protocol
 import numpy as np
 from transformers import PreTrainedModel
 
+from llmrec.baselines import Fusion
 from llmrec.decoding.beam_search import DEFAULT_SCORES, BeamSearch, ScoreKind
 from llmrec.decoding.device_trie import DeviceTrie
+from llmrec.decoding.item_prior import PriorScores
 from llmrec.decoding.rank import rank_items
 from llmrec.decoding.rules import Rules
 from llmrec.item_tokenizer.user_index import UserIndex
@@ -19,6 +21,11 @@ from llmrec.vocabulary import check_catalog
 
 #: Under which the search knows the candidates of an evaluation.
 _CANDIDATES = "candidates"
+
+
+def prior_scores(fusion: Fusion | None, histories: Sequence[Sequence[int]]) -> PriorScores | None:
+    """What a search is given for users with these histories (item indices); an empty one leaves the model alone."""
+    return None if fusion is None else PriorScores(fusion.item_knn.scores(histories), fusion.weight)
 
 
 class Ranks(Protocol):
@@ -72,6 +79,7 @@ class Recommender:
         batch_size: users at a time.
         scores: what beams are ranked by, as for ``BeamSearch``.
         users: whose indices stand at the head of prompts; None where none do.
+        fusion: what the search mixes into the model's ranking; None for the model alone.
     """
 
     renderer: SegmentRenderer
@@ -81,6 +89,7 @@ class Recommender:
     batch_size: int = 32
     scores: ScoreKind = DEFAULT_SCORES
     users: UserIndex | None = None
+    fusion: Fusion | None = None
 
     @property
     def item_ids(self) -> list[str]:
@@ -113,7 +122,11 @@ class Recommender:
         ]
         allow = None if candidates is None else _CANDIDATES
         rules = [Rules(exclude=items, allow=allow) for items in (exclude or [()] * len(histories))]
-        return rank_items(search, prompts, self.num_beams, k, rules, self.batch_size, progress)
+
+        def prior(rows: Sequence[int]) -> PriorScores | None:
+            return prior_scores(self.fusion, [histories[row] for row in rows])
+
+        return rank_items(search, prompts, self.num_beams, k, rules, self.batch_size, progress, prior)
 
     def prompt_tokens(self, history: Sequence[int], is_encoder_decoder: bool, user_id: str | None = None) -> list[int]:
         """Token ids of one user's prompt."""

@@ -8,6 +8,7 @@ from llmrec.hub.checkpoint import (
     push_to_hub,
     resolve_checkpoint,
     save_checkpoint,
+    save_fusion,
 )
 from llmrec.hub.model_card import save_model_card
 from llmrec.hub.search_card import save_search_card
@@ -20,6 +21,7 @@ __all__ = [
     "push_to_hub",
     "resolve_checkpoint",
     "save_checkpoint",
+    "save_fusion",
     "save_model_card",
     "save_search_card",
 ]

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from llmrec.baselines import Fusion
     from llmrec.item_tokenizer.user_index import UserIndex
     from llmrec.models.setrec import ItemFeatures
 
@@ -41,6 +42,7 @@ INFO_FILE = "llmrec.json"
 PROMPTS_FILE = "prompts.json"
 ITEM_TOKENIZER_FOLDER = "item_tokenizer"
 USER_INDEX_FOLDER = "user_index"
+FUSION_FOLDER = "fusion"
 
 #: In a folder of their own: vLLM takes every safetensors file beside a config for weights.
 ITEM_EMBEDDINGS_FOLDER = "item_embeddings"
@@ -97,6 +99,14 @@ class Checkpoint:
 
         folder = self.folder / USER_INDEX_FOLDER
         return UserIndex.load(folder) if folder.is_dir() else None
+
+    @cached_property
+    def fusion(self) -> "Fusion | None":
+        """What the search mixes into the model's ranking, where validation found that it helps."""
+        from llmrec.baselines import Fusion  # noqa: PLC0415 -- as in load_checkpoint
+
+        folder = self.folder / FUSION_FOLDER
+        return Fusion.load(folder) if folder.is_dir() else None
 
     @cached_property
     def item_embeddings(self) -> np.ndarray:
@@ -204,6 +214,14 @@ def save_checkpoint(
     write_json(folder / INFO_FILE, info)
 
 
+def save_fusion(folder: str | Path, fusion: "Fusion | None") -> None:
+    """Add to a checkpoint what its search mixes into the model's ranking, or take it away (None)."""
+    if fusion is None:
+        shutil.rmtree(Path(folder) / FUSION_FOLDER, ignore_errors=True)
+    else:
+        fusion.save(Path(folder) / FUSION_FOLDER)
+
+
 def resolve_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Path:
     """The folder of a checkpoint: as it is, or downloaded from the Hub.
 
@@ -297,7 +315,7 @@ def _remove_earlier_weights(folder: Path) -> None:
     """A model in several files may take the place of one in a single file, and the other way round."""
     for path in folder.glob("model*.safetensors*"):
         path.unlink()
-    for name in (ITEM_TOKENIZER_FOLDER, USER_INDEX_FOLDER, ITEM_EMBEDDINGS_FOLDER):
+    for name in (ITEM_TOKENIZER_FOLDER, USER_INDEX_FOLDER, FUSION_FOLDER, ITEM_EMBEDDINGS_FOLDER):
         shutil.rmtree(folder / name, ignore_errors=True)
 
 

@@ -10,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from llmrec.atomic import atomic_path
 from llmrec.catalog import Catalog
 from llmrec.hub.checkpoint import (
+    FUSION_FOLDER,
     INFO_FILE,
     ITEM_TOKENIZER_FOLDER,
     PROMPTS_FILE,
@@ -161,6 +162,8 @@ def _files(folder: Path, catalog_fingerprint: str, method: str) -> str:
             items, made_of = "the items", "`tokenizer.json` the words of their titles"
     if (folder / USER_INDEX_FOLDER).is_dir():
         made_of += f", `{USER_INDEX_FOLDER}/` users' ids and indices"
+    if (folder / FUSION_FOLDER).is_dir():
+        made_of += f", `{FUSION_FOLDER}/` the item-kNN that llmrec mixes into the search, and its weight"
     return (
         f"## Files\n\n`catalog.parquet` holds {items} (fingerprint {catalog_fingerprint}), "
         f"{made_of}, `{PROMPTS_FILE}` the prompts, `{INFO_FILE}` the resolved config and versions."
@@ -208,12 +211,27 @@ def results_table(results: Mapping[str, Any], shown: Sequence[str], over: str = 
 
 def _floor_sentence(results: Mapping[str, Any], method: str) -> str:
     metric = "ndcg@10"
-    floors = {name: values[metric] for name, values in results.items() if name != method and metric in values}
+    floors = {
+        name: values[metric]
+        for name, values in results.items()
+        if name not in (method, _fused(method)) and metric in values
+    }
     if not floors or metric not in results[method]:
         return "No floor was measured beside the model."
     best = max(floors, key=lambda name: floors[name])
     relation = "above" if floors[best] > results[method][metric] else "not above"
-    return f"{best}, at {metric} {floors[best]:.4f}, is **{relation}** the model's {results[method][metric]:.4f}."
+    sentence = f"{best}, at {metric} {floors[best]:.4f}, is **{relation}** the model's {results[method][metric]:.4f}."
+    if _fused(method) not in results:
+        return sentence
+    return (
+        f"{sentence} {_fused(method)} is the search that llmrec serves, with item-kNN mixed in; `generate` has the "
+        "model alone."
+    )
+
+
+def _fused(method: str) -> str:
+    """As the row of a table is called whose search has item-kNN mixed in."""
+    return f"{method}+item_knn"
 
 
 def protocol_list(metrics: Mapping[str, Any]) -> str:

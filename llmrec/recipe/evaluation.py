@@ -112,6 +112,7 @@ def report(
     seconds: dict[str, float],
     sasrec: SASRec | None = None,
     groups: GroupLists | None = None,
+    fused: np.ndarray | None = None,
 ) -> tuple[dict[str, Any], str]:
     """Print the table and a few of the test users' lists, and write metrics.json and the picture.
 
@@ -125,11 +126,14 @@ def report(
         seconds: of each stage.
         sasrec: trained already, another floor.
         groups: lists of warm and cold items, to be reported beside those of all.
+        fused: lists of the test users where item-kNN is mixed in; they are the ones shown.
 
     Returns:
         What is in metrics.json, and the table.
     """
     results = _results(method, evaluator, ranked, sasrec)
+    if fused is not None:
+        results.insert(0, evaluator.evaluate(f"{method}+item_knn", fused))
     protocol = {**evaluator.protocol, **options}
     table = format_table(results, protocol)
     of_groups = {name: _results(method, *lists, sasrec) for name, lists in (groups or {}).items()}
@@ -137,7 +141,7 @@ def report(
         group_protocol = {**groups[name][0].protocol, **options}  # type: ignore[index]
         table += f"\n\n{format_table(group_results, group_protocol)}"
     print(f"\n{table}")
-    print_recommendations(titles, evaluator.histories, ranked, evaluator.targets)
+    print_recommendations(titles, evaluator.histories, ranked if fused is None else fused, evaluator.targets)
     plot_comparison(results, folder / "comparison.png")
     fingerprint = evaluator.protocol["split_fingerprint"]
     write_metrics_json(folder / "metrics.json", protocol, fingerprint, results, seconds, of_groups)

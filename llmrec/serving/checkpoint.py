@@ -10,6 +10,7 @@ from typing import ClassVar, Literal
 import numpy as np
 from transformers import AutoConfig, PreTrainedConfig
 
+from llmrec.baselines import Fusion
 from llmrec.catalog import Catalog
 from llmrec.decoding.beam_search import DEFAULT_SCORES, ScoreKind
 from llmrec.evaluation.recommender import Recommender
@@ -48,7 +49,7 @@ class EngineOptions:
         max_num_beams: widest search that the vLLM engine gets ready for.
         tensor_parallel_size: GPUs that vLLM splits the model over.
         data_parallel_size: copies of the model that vLLM spreads requests over.
-        beam_search: of the vLLM engine: ours, or vLLM's stock loop for comparison.
+        beam_search: of the vLLM engine: ours, or vLLM's stock loop for comparison, in which the model ranks alone.
         index: of models that score or search the whole catalogue: ``approximate`` looks at a part of a large one.
 
     Raises:
@@ -151,7 +152,15 @@ class ServedCheckpoint(ServedFiles):
             self.checkpoint.config["per_device_eval_batch_size"],
             scores or self.scores,
             self.users,
+            self.checkpoint.fusion,
         )
+
+    def fusion(self, catalog: Catalog) -> Fusion | None:
+        """What the search over ``catalog`` mixes into the model's ranking."""
+        fusion, trained = self.checkpoint.fusion, self.catalog
+        if fusion is None or catalog.item_ids == trained.item_ids:
+            return fusion
+        return fusion.for_items(trained.item_ids, catalog.item_ids)
 
     def prompter(self, catalog: Catalog) -> Prompter:
         """``prompt_tokens`` over a catalog."""

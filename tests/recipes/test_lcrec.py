@@ -13,7 +13,11 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from llmrec.catalog import Catalog
+from llmrec.dataset import RecDataset
+from llmrec.evaluation import Evaluator
+from llmrec.hub import load_checkpoint
 from llmrec.prompts.lcrec import TASKS
+from llmrec.serving.checkpoint import open_served
 from tests.recipes.conftest import ROOT, TINY
 from tests.tiny import make_pretrained
 
@@ -85,6 +89,8 @@ def test_what_would_fail_after_training_is_refused_before(lcrec, ring_dataset, t
         (["--num_beams", "10"], "num_beams is 10"),
         (["--tasks", "nextitem"], "nextitem"),
         (["--save_strategy", "no"], "steps or epoch"),
+        (["--fusion_weight", "1"], "fusion_weight is 1.0; allowed is 0"),
+        (["--refit", "True"], "can't choose a fusion_weight"),
         (["--use_peft", "True", "--load_in_4bit", "True"], "load_in_4bit: for a pretrained model only"),
         (["--attn_implementation", "varlen"], "attn_implementation: for a pretrained model only"),
         (["--architecture", "t5"], "--history_loss prefix"),
@@ -96,11 +102,29 @@ def test_what_would_fail_after_training_is_refused_before(lcrec, ring_dataset, t
 
 
 def test_the_same_seed_gives_the_same_numbers_and_refit_says_so(lcrec, ring_dataset, tmp_path) -> None:
-    options = ("--num_train_epochs", "2", "--refit", "True")
+    options = ("--num_train_epochs", "2", "--refit", "True", "--fusion_weight", "0.5")
     first = _run(lcrec, ring_dataset, tmp_path / "first", *options)
     second = _run(lcrec, ring_dataset, tmp_path / "second", *options)
     assert first["results"] == second["results"]
     assert first["protocol"]["refit"] is True
+    assert list(first["results"]) == ["lcrec+item_knn", "lcrec", "popularity", "item_knn", "item_knn_refit"]
+    assert load_checkpoint(tmp_path / "first").fusion.weight == 0.5
+
+
+def test_validation_mixes_in_item_knn_where_it_helps_and_the_checkpoint_answers_so(
+    lcrec, ring_dataset, tmp_path
+) -> None:
+    metrics = _run(lcrec, ring_dataset, tmp_path, "--max_steps", "2")
+    weight = metrics["protocol"]["fusion_weight"]
+    fused = metrics["results"]["lcrec+item_knn"]
+    assert load_checkpoint(tmp_path).fusion.weight == weight > 0
+    assert fused["ndcg@10"] > _results(metrics)["ndcg@10"]
+    served = open_served(str(tmp_path))
+    evaluator = Evaluator(RecDataset.load(ring_dataset), served.catalog.item_ids)
+    lists = served.recommender().recommend(
+        served.load_model(), evaluator.histories, max(evaluator.ks), evaluator.seen, progress=False
+    )
+    assert evaluator.evaluate("served", lists).metrics["ndcg@10"] == pytest.approx(fused["ndcg@10"])
 
 
 def test_all_six_tasks_over_prefixes(lcrec, ring_dataset, tmp_path) -> None:

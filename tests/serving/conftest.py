@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from llmrec.baselines import Fusion, ItemKNN
 from llmrec.catalog import Catalog
-from llmrec.hub import save_checkpoint
+from llmrec.hub import save_checkpoint, save_fusion
 from llmrec.models.from_config import SmallModelConfig, build_small_model, train_text_tokenizer
 from llmrec.serving.checkpoint import ServedCheckpoint, open_served
 from llmrec.vocabulary import ItemVocabulary
@@ -60,8 +62,11 @@ def catalog() -> Catalog:
 
 @pytest.fixture(scope="session")
 def checkpoint_folder(tmp_path_factory: pytest.TempPathFactory, catalog: Catalog) -> Path:
-    """60 items, codebooks of 8, 8 and 4 codes."""
-    return save_tiny_checkpoint(tmp_path_factory.mktemp("serving") / "tiny", catalog)
+    """60 items, codebooks of 8, 8 and 4 codes; item-kNN is mixed into the search where a history is known."""
+    folder = save_tiny_checkpoint(tmp_path_factory.mktemp("serving") / "tiny", catalog)
+    sequences = np.random.default_rng(0).integers(0, len(catalog), (20, 6)).tolist()
+    save_fusion(folder, Fusion(ItemKNN().fit(sequences, len(catalog)), 0.4))
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,7 @@ import pytest
 
 from llmrec.decoding.beam_search import BeamSearch
 from llmrec.decoding.rules import Rules
+from llmrec.evaluation.recommender import prior_scores
 from llmrec.serving.checkpoint import EngineOptions, make_engine
 from llmrec.serving.engines.engine import RankRequest, TextRequest
 
@@ -31,9 +32,17 @@ def requests(checkpoint, count=24):
         history = ids[row : row + 1 + row % 5]
         rules = Rules(exclude=list(range(row, row + 3))) if row % 3 else None
         cap = 2 if row % 4 == 0 else None
-        yield RankRequest(
-            checkpoint.prompt_tokens(renderer, history), 5 + row % 2 * 5, 1 + row % 5, rules, cap, row % 2 == 0
-        )
+        prompt = checkpoint.prompt_tokens(renderer, history)
+        # of others only the prompt is known
+        rows = checkpoint.catalog.rows_of(history) if row % 7 < 4 else ()
+        yield RankRequest(prompt, 5 + row % 2 * 5, 1 + row % 5, rules, cap, row % 2 == 0, rows)
+
+
+def search_alone(checkpoint, catalog, search, request, trace=None):
+    """The decoder's own list, one search at a time, with what the checkpoint mixes in."""
+    prior = prior_scores(checkpoint.fusion(catalog), [request.history])
+    shared = [request.prompt], request.num_beams, request.k, [request.rules], request.max_per_first_code
+    return search(*shared, trace, prior)
 
 
 def test_concurrent_requests_get_the_lists_of_single_searches(checkpoint):
@@ -45,7 +54,7 @@ def test_concurrent_requests_get_the_lists_of_single_searches(checkpoint):
     answers = run(checkpoint, work, max_batch_size=4)
     search = BeamSearch.from_catalog(checkpoint.load_model(), checkpoint.catalog, checkpoint.vocabulary)
     for request, answer in zip(asked, answers, strict=True):
-        alone = search([request.prompt], request.num_beams, request.k, [request.rules], request.max_per_first_code)
+        alone = search_alone(checkpoint, checkpoint.catalog, search, request)
         assert answer.items == [item for item in alone.items[0].tolist() if item >= 0]
         assert answer.scores == pytest.approx(alone.scores[0, : len(answer.items)].tolist(), abs=1e-4)
         for score, log_probs in zip(answer.scores, answer.code_log_probs, strict=True):

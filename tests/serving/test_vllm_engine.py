@@ -14,7 +14,7 @@ from llmrec.decoding.trace import BeamTrace
 from llmrec.serving.checkpoint import EngineOptions, default_engine, make_engine, open_served
 from llmrec.serving.engines.engine import RankRequest, TextRequest
 from tests.serving.conftest import save_tiny_checkpoint
-from tests.serving.test_transformers_engine import requests
+from tests.serving.test_transformers_engine import requests, search_alone
 from tests.tiny import make_catalog
 
 pytestmark = pytest.mark.slow
@@ -24,7 +24,7 @@ def lists(checkpoint, catalog, asked):
     """What the decoder itself ranks, one search at a time."""
     search = BeamSearch.from_catalog(_unbound(checkpoint), catalog, checkpoint.vocabulary)
     for request in asked:
-        ranked = search([request.prompt], request.num_beams, request.k, [request.rules], request.max_per_first_code)
+        ranked = search_alone(checkpoint, catalog, search, request)
         items = [item for item in ranked.items[0].tolist() if item >= 0]
         yield items, ranked.scores[0, : len(items)].tolist()
 
@@ -46,7 +46,8 @@ def test_one_engine_answers_as_the_decoder_does(checkpoint):
     from llmrec.serving.engines.vllm_stock import StockBeams  # noqa: PLC0415 -- imports vllm
 
     asked = list(requests(checkpoint))
-    plain = [dataclasses.replace(request, rules=None, max_per_first_code=None, trace=False) for request in asked]
+    free = [dataclasses.replace(request, rules=None, max_per_first_code=None, trace=False) for request in asked]
+    plain = [dataclasses.replace(request, history=()) for request in free]
     other = make_catalog(40, (8, 8, 4), seed=5)
     prompt = checkpoint.vocabulary.encode_text("Film 3 of the sea and")
     # a raw prompt may end in the middle of an item: what is ranked is a new item all the same
@@ -66,7 +67,7 @@ def test_one_engine_answers_as_the_decoder_does(checkpoint):
             reloaded = await engine.load(other, checkpoint.folder)
             answers = await asyncio.gather(
                 *(engine.rank(loaded, request) for request in asked),
-                *(engine.rank(reloaded, request) for request in plain),
+                *(engine.rank(reloaded, request) for request in free),
             )
             stock = StockBeams(engine._engine)
             stock_answers = await asyncio.gather(
@@ -89,14 +90,14 @@ def test_one_engine_answers_as_the_decoder_does(checkpoint):
 
     answers, stock_answers, everything, text, refused = asyncio.run(session())
     own = list(lists(checkpoint, checkpoint.catalog, asked))
-    for answer, (items, scores) in zip(answers, own + list(lists(checkpoint, other, plain)), strict=True):
+    for answer, (items, scores) in zip(answers, own + list(lists(checkpoint, other, free)), strict=True):
         assert answer.items == items
         assert answer.scores == pytest.approx(scores, abs=1e-3)
     search = BeamSearch.from_catalog(_unbound(checkpoint), checkpoint.catalog, checkpoint.vocabulary)
     for request, answer in zip(asked, answers, strict=False):
         if request.trace:
             trace = BeamTrace()
-            search([request.prompt], request.num_beams, request.k, [request.rules], request.max_per_first_code, trace)
+            search_alone(checkpoint, checkpoint.catalog, search, request, trace)
             tree = trace.levels(search.trie, 0, request.num_beams)
             assert [_shape(level) for level in answer.levels] == [_shape(level) for level in tree]
     for answer, (items, scores) in zip(stock_answers, lists(checkpoint, checkpoint.catalog, plain), strict=True):

@@ -13,6 +13,7 @@ from llmrec.catalog import Catalog
 from llmrec.decoding.beam_search import BeamSearch
 from llmrec.decoding.device_trie import DeviceTrie
 from llmrec.decoding.rules import Rules
+from llmrec.evaluation.recommender import prior_scores
 from llmrec.serving.batch.options import RecommendOptions
 from llmrec.serving.checkpoint import EngineKind, Recommending, ServedCheckpoint, ServedSetRec, make_engine
 from llmrec.serving.engines.engine import RankRequest
@@ -31,7 +32,7 @@ RECOMMENDATIONS = pa.schema(
 #: Files of a checkpoint that its recommendations depend on.
 _CHECKPOINT_FILES = (
     *("model*.safetensors", "item_features.safetensors", "config.json", "llmrec.json", "tokenizer.json", "*.jinja"),
-    *("catalog.json", "prompts.json", "user_index/*"),
+    *("catalog.json", "prompts.json", "user_index/*", "fusion/*"),
 )
 #: Item indices, best first, and their scores.
 Ranked = tuple[list[int], list[float]]
@@ -61,6 +62,7 @@ class SearchRanker(Ranker):
         trie = DeviceTrie(renderer.trie, renderer.code_token_ids, model.device)
         self._batch_size = options.batch_size
         self._search = BeamSearch(model, trie, options.scores or checkpoint.scores)
+        self._fusion = checkpoint.fusion(checkpoint.catalog)
 
     def rank(self, requests: Sequence[RankRequest], progress: Progress) -> list[Ranked]:
         ranked: list[Ranked] = [([], [])] * len(requests)
@@ -74,6 +76,7 @@ class SearchRanker(Ranker):
                 batch[0].num_beams,
                 batch[0].k,
                 [request.rules for request in batch],
+                prior=prior_scores(self._fusion, [request.history for request in batch]),
             )
             for row, items, scores in zip(rows, lists.items.tolist(), lists.scores.tolist(), strict=True):
                 count = sum(item >= 0 for item in items)
@@ -166,7 +169,8 @@ class BlockRecommender:
         items = sorted({index[item_id] for item_id in ruled_out if item_id in index})
         assert self._options.num_beams is not None
         prompt = self._prompt_tokens(known, user_id)
-        return RankRequest(prompt, self._options.num_beams, self._options.k, Rules(exclude=items))
+        rows, rules = [index[item_id] for item_id in known], Rules(exclude=items)
+        return RankRequest(prompt, self._options.num_beams, self._options.k, rules, history=rows)
 
 
 def checkpoint_fingerprint(folder: Path) -> str:

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import torch
 
+from llmrec.baselines import Fusion
 from llmrec.catalog import Catalog
 from llmrec.decoding.beam_search import BeamSearch
 from llmrec.decoding.device_trie import DeviceTrie
 from llmrec.decoding.trace import BeamTrace
+from llmrec.evaluation.recommender import prior_scores
 from llmrec.serving.checkpoint import EngineOptions, ServedCheckpoint
 from llmrec.serving.engines.batching import BatchingEngine, Pending
 from llmrec.serving.engines.engine import LoadedCatalog, RankedList, TextChunk, TextRequest
@@ -23,6 +25,7 @@ from llmrec.serving.engines.text_generation import TextGeneration
 @dataclass(frozen=True)
 class _Searched(LoadedCatalog):
     search: BeamSearch
+    fusion: Fusion | None
 
 
 class TransformersEngine(BatchingEngine):
@@ -74,6 +77,7 @@ class TransformersEngine(BatchingEngine):
             [request.rules for request in requests],
             first.max_per_first_code,
             trace,
+            prior_scores(loaded.fusion, [request.history for request in requests]),
         )
         return ranked_lists(loaded.search.trie, ranked, trace, requests)
 
@@ -82,4 +86,5 @@ class TransformersEngine(BatchingEngine):
         renderer = self._checkpoint.renderer(catalog)
         device_trie = DeviceTrie(renderer.trie, renderer.code_token_ids, self._model.device)
         search = BeamSearch(self._model, device_trie, self._options.scores or self._checkpoint.scores)
-        return _Searched(catalog, self._checkpoint.prompter(catalog), device_trie, search)
+        fusion = self._checkpoint.fusion(catalog)
+        return _Searched(catalog, self._checkpoint.prompter(catalog), device_trie, search, fusion)

@@ -16,11 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from llmrec.baselines import Fusion
 from llmrec.catalog import Catalog
 from llmrec.decoding.beam_walk import BeamWalk, Children
 from llmrec.decoding.device_trie import DeviceTrie
+from llmrec.decoding.item_prior import ItemPrior
 from llmrec.decoding.rules import ItemSubsets, batch_rules
 from llmrec.decoding.trace import BeamTrace
+from llmrec.evaluation.recommender import prior_scores
 from llmrec.serving.checkpoint import EngineOptions, ServedCheckpoint
 from llmrec.serving.engines.engine import Engine, LoadedCatalog, RankedList, RankRequest, TextChunk, TextRequest
 from llmrec.serving.engines.ranked_lists import ranked_lists
@@ -37,6 +40,7 @@ class _Walked(LoadedCatalog):
     trie: DeviceTrie
     subsets: ItemSubsets
     arguments: dict[str, str]  # for the processor: which trie this is; none for the checkpoint's own
+    fusion: Fusion | None
 
 
 class VllmEngine(Engine):
@@ -113,12 +117,13 @@ class VllmEngine(Engine):
     def _load(self, catalog: Catalog) -> _Walked:
         renderer = self._checkpoint.renderer(catalog)
         trie = DeviceTrie(renderer.trie, renderer.code_token_ids)
-        subsets = ItemSubsets(trie, {})
+        fusion = self._checkpoint.fusion(catalog)
+        shared = catalog, self._checkpoint.prompter(catalog), trie, ItemSubsets(trie, {})
         if catalog.fingerprint == self._checkpoint.catalog.fingerprint:
-            return _Walked(catalog, self._checkpoint.prompter(catalog), trie, subsets, {})
+            return _Walked(*shared, {}, fusion)
         name = secrets.token_hex(8)
         trie.trie.save(self._folder / name)
-        walked = _Walked(catalog, self._checkpoint.prompter(catalog), trie, subsets, {"catalog": name})
+        walked = _Walked(*shared, {"catalog": name}, fusion)
         # requests hold on to what they are answered from: with the last of them the files go
         weakref.finalize(walked, shutil.rmtree, self._folder / name, ignore_errors=True)
         return walked
@@ -136,13 +141,15 @@ class VllmEngine(Engine):
 
     async def _rank(self, loaded: _Walked, request: RankRequest) -> RankedList:
         limits = batch_rules(loaded.trie, [request.rules], loaded.subsets, 1)
-        trace = BeamTrace()
-        walk = BeamWalk(loaded.trie, 1, request.num_beams, request.k, limits, request.max_per_first_code, trace)
+        trace, mixed = BeamTrace(), prior_scores(loaded.fusion, [request.history])
+        prior = None if mixed is None else ItemPrior(loaded.trie, mixed, limits)
+        walk = BeamWalk(loaded.trie, 1, request.num_beams, request.k, limits, request.max_per_first_code, trace, prior)
         prompts = [list(request.prompt)]
         while not walk.finished:
             depth, children = walk.depth, walk.children()
-            # a trace shows some of those that die too
+            # a trace shows some of those that die too, and a prior may lift any child above others
             width = 2 * request.num_beams if request.trace else request.num_beams
+            width = width if prior is None else loaded.trie.trie.max_children[depth]
             log_probs = await self._score(loaded, depth, prompts, children, width)
             codes, parents = walk.keep(children, log_probs)
             tokens = loaded.trie.code_tokens[depth][codes[0].clamp(min=0)].tolist()

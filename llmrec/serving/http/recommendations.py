@@ -117,7 +117,7 @@ def _translate(
         # from ids to tokens without any text between: what a title spells can't become an item
         prompt = served.loaded.prompt_tokens(item_ids, user.user_id)
         service.check_prompt(prompt, f"the prompt of users.{place}")
-        ranking = RankRequest(prompt, num_beams, k, rules, fields.max_per_first_code, body.trace)
+        ranking = RankRequest(prompt, num_beams, k, rules, fields.max_per_first_code, body.trace, rows)
         asked.append(_Asked(user.user_id, ranking, skipped))
     return asked
 
