@@ -191,6 +191,8 @@ NOT_RUN: dict[str, str] = {
     "--metadata ../shared/data/amazon2018_giftcards_raw/meta_Gift_Cards.json.gz": _DATA_PAGE,
     "python data_prep/sequences.py --folder ../shared/data/amazon2014_beauty --output_dir data/beauty "
     "--title_columns title idgenrec_text": _DATA_PAGE,
+    "python data_prep/published_rows.py --folder ../shared/data/amazon2018_industrial --train_before 1495152000 "
+    "--output_dir data/industrial": _DATA_PAGE,
     "python data_prep/steam.py --reviews steam_reviews.json.gz --games steam_games.json.gz --drop_untitled "
     "--split global_temporal --test_fraction 0.17 --k_core 1 --output_dir data/steam": _DATA_PAGE,
     "python data_prep/amazon_reviews.py --release 2023 --category All_Beauty --drop_untitled "

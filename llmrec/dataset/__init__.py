@@ -4,6 +4,7 @@ from llmrec.dataset.arguments import add_preparation_arguments, preparation_conf
 from llmrec.dataset.config import PreparationConfig
 from llmrec.dataset.folder import RecDataset
 from llmrec.dataset.preparation import prepare_dataset
+from llmrec.dataset.published_rows import prepare_published_rows
 from llmrec.dataset.queries import QueryDataset
 from llmrec.dataset.raw_data import RawData
 from llmrec.dataset.readers import (
@@ -24,6 +25,7 @@ __all__ = [
     "preparation_config",
     "prepare_dataset",
     "prepare_once",
+    "prepare_published_rows",
     "read_amazon_reviews",
     "read_interactions",
     "read_movielens",

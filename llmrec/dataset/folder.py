@@ -13,6 +13,8 @@ from llmrec.schema import HISTORIES, INTERACTIONS, ITEMS, TRAIN, DataError
 
 INFO_FILE = "dataset.json"
 CARD_FILE = "README.md"
+#: The split whose validation and test rows were made elsewhere.
+PUBLISHED_ROWS = "published_rows"
 TABLES = {"interactions": INTERACTIONS, "items": ITEMS, "train": TRAIN, "valid": HISTORIES, "test": HISTORIES}
 
 
@@ -90,7 +92,12 @@ class RecDataset:
 
         Args:
             refit: append each user's validation targets; users without training interactions then come last.
+
+        Raises:
+            DataError: for ``refit`` over published rows, whose users are not those of the log.
         """
+        if refit and self.protocol["split"] == PUBLISHED_ROWS:
+            raise DataError(f"{self.folder} has published rows, which belong to no training history: leave out refit.")
         sequences = dict(zip(self.train["user_id"].to_pylist(), self.train["item_ids"].to_pylist(), strict=True))
         if refit:
             for row in self.valid.select(["user_id", "target_item_ids"]).to_pylist():

@@ -53,14 +53,37 @@ def prepare_dataset(
     logger.info("%s: %d interactions, %d items read.", raw.name, raw.interactions.num_rows, raw.items.num_rows)
     events = _ordered_events(raw, config)
     tables, skipped = _tables(events, raw.items, config)
+    return write_dataset(output_dir, raw, tables, protocol(config), reader, config.engine, skipped)
+
+
+def write_dataset(
+    output_dir: str | Path,
+    raw: RawData,
+    tables: dict[str, pa.Table],
+    split: dict[str, Any],
+    reader: dict[str, Any] | None = None,
+    engine: str | None = None,
+    skipped: dict[str, int] | None = None,
+) -> RecDataset:
+    """Write a dataset folder, whole or not at all.
+
+    Args:
+        output_dir: the folder; checked by ``check_replaceable``.
+        raw: what the tables were made of.
+        tables: the five of them.
+        split: what defines them, recorded as the protocol.
+        reader: the options of reading, recorded.
+        engine: what they were made with.
+        skipped: counts that the tables do not tell.
+    """
     info = {
         "format_version": FORMAT_VERSION,
         "name": raw.name,
         "source": raw.source,
         "reader": reader or {},
-        "engine": config.engine,
-        "protocol": protocol(config),
-        "counts": {**_counts(tables), **skipped},
+        "engine": engine,
+        "protocol": split,
+        "counts": {**_counts(tables), **(skipped or {})},
         "split_fingerprint": _fingerprint(tables["test"]),
     }
     with atomic_path(output_dir) as temporary:
