@@ -78,6 +78,9 @@ RUN: dict[str, str] = {
     "python -m benchmarks.lrem --queries_dir data/ml-100k_queries": (
         f"--seeds 0 --show_failed 1 --output lrem.json --options {LREM_TINY.replace(' --rl_config lrem_rl.yaml', '')}"
     ),
+    "python -m benchmarks.quality --dataset data/ml-100k": (
+        f"--methods lcrec --seeds 0 --output quality.json --options {TINY}"
+    ),
     "python -m benchmarks.setrec": (f"--models 'SETRec, Qwen3' --seeds 0 --output setrec.json --options {SETREC_TINY}"),
     "python -m benchmarks.setrec_cold --dataset_dir data/ml-100k": (
         f"--seeds 0 --output setrec_cold.json --options {SETREC_TINY}"
@@ -181,6 +184,7 @@ NOT_RUN: dict[str, str] = {
     "--max-logprobs 200": "tests/serving/test_vllm_engine.py runs the same loop under the same processor",
     **dict.fromkeys(_TRAINING_BENCHMARKS, "tests/test_training_benchmark.py runs it at tiny size"),
     **dict.fromkeys(_SERVING_BENCHMARKS, "tests/test_serving_benchmark.py runs it at tiny size"),
+    "python -m benchmarks.quality --dataset ../shared/data/amazon2014_beauty": "hours; it runs on MovieLens above",
     "make demo": "its recipe is compared with the demo's command below, which is run",
     "make test": "it is what runs this",
     'python -m pytest -m "not slow"': "it would run these tests again",

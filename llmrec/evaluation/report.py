@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from llmrec.atomic import atomic_path, write_json
 from llmrec.evaluation.evaluator import EvaluationResult
-from llmrec.metrics import paired_bootstrap
+from llmrec.metrics import PairedDifference, paired_bootstrap
 
 #: Rows of a table that are floors rather than models.
 FLOORS = ("popularity", "item_knn", "item_knn_refit", "sasrec")
@@ -69,28 +69,32 @@ def describe_protocol(protocol: Mapping[str, Any]) -> str:
 
 def compare_with_floors(results: Sequence[EvaluationResult], seed: int) -> list[str]:
     """One plain sentence for each model about the highest floor, with a paired bootstrap interval over users."""
-    floors = [result for result in results if result.name in FLOORS and _PRIMARY in result.metrics]
-    models = [result for result in results if result.name not in FLOORS and _PRIMARY in result.metrics]
-    if not floors:
-        return []
-    floor = max(floors, key=lambda result: result.metrics[_PRIMARY])
+    values = {result.name: result.metrics.get(_PRIMARY) for result in results}
     sentences = []
-    for model in models:
-        paired = paired_bootstrap(model.per_user[_PRIMARY], floor.per_user[_PRIMARY], seed)
+    for name, (floor, paired) in floor_differences(results, seed).items():
         numbers = (
-            f"{_PRIMARY} {model.metrics[_PRIMARY]:.4f} against {floor.metrics[_PRIMARY]:.4f}, "
+            f"{_PRIMARY} {values[name]:.4f} against {values[floor]:.4f}, "
             f"difference {paired.difference:+.4f} (95 % interval {paired.low:+.4f} to {paired.high:+.4f})"
         )
         if paired.low > 0:
-            sentences.append(f"{model.name} is above its highest floor, {floor.name}: {numbers}.")
+            sentences.append(f"{name} is above its highest floor, {floor}: {numbers}.")
         elif paired.high < 0:
-            sentences.append(f"The floor {floor.name} is HIGHER than {model.name}: {numbers}.")
+            sentences.append(f"The floor {floor} is HIGHER than {name}: {numbers}.")
         else:
-            higher, lower = (model, floor) if paired.difference > 0 else (floor, model)
-            sentences.append(
-                f"{higher.name} is higher than {lower.name}, but these users do not separate the two: {numbers}."
-            )
+            higher, lower = (name, floor) if paired.difference > 0 else (floor, name)
+            sentences.append(f"{higher} is higher than {lower}, but these users do not separate the two: {numbers}.")
     return sentences
+
+
+def floor_differences(results: Sequence[EvaluationResult], seed: int) -> dict[str, tuple[str, PairedDifference]]:
+    """For each model the highest floor, and how much more ndcg@10 it has than that one; empty without floors."""
+    floors = [result for result in results if result.name in FLOORS and _PRIMARY in result.metrics]
+    models = [result for result in results if result.name not in FLOORS and _PRIMARY in result.metrics]
+    if not floors:
+        return {}
+    floor = max(floors, key=lambda result: result.metrics[_PRIMARY])
+    per_user = floor.per_user[_PRIMARY]
+    return {model.name: (floor.name, paired_bootstrap(model.per_user[_PRIMARY], per_user, seed)) for model in models}
 
 
 def write_metrics_json(
@@ -104,6 +108,7 @@ def write_metrics_json(
     """Write ``{"protocol", "split_fingerprint", "results": {name: {metric: number}}, "seconds"}``; docs/evaluation.md.
 
     Beside its metrics every result holds ``intervals`` (``{metric: [low, high]}``) and ``buckets`` (head and tail).
+    ``less_floor`` holds for each model how much more ndcg@10 it has than the highest floor, with a paired interval.
     Where there are ``groups``, ``{"groups": {"warm": {name: ...}}}`` holds the results of each.
     """
     content = {
@@ -111,6 +116,10 @@ def write_metrics_json(
         "split_fingerprint": split_fingerprint,
         "results": _as_json(results),
         "seconds": {stage: float(duration) for stage, duration in seconds.items()},
+        "less_floor": {
+            name: {"floor": floor, "difference": paired.difference, "interval": [paired.low, paired.high]}
+            for name, (floor, paired) in floor_differences(results, int(protocol.get("seed", 0))).items()
+        },
     }
     if groups:
         content["groups"] = {name: _as_json(group_results) for name, group_results in groups.items()}

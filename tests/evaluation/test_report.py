@@ -53,7 +53,7 @@ def test_metrics_json_keeps_its_contract(evaluator, oracle, tmp_path):
     protocol = {**evaluator.protocol, "tuning": "full"}
     write_metrics_json(path, protocol, "0123456789abcdef", [oracle, *evaluator.floors()], {"train": 1.5})
     content = json.loads(path.read_text())
-    assert content.keys() == {"protocol", "split_fingerprint", "results", "seconds"}
+    assert content.keys() == {"protocol", "split_fingerprint", "results", "seconds", "less_floor"}
     assert content["split_fingerprint"] == "0123456789abcdef"
     assert content["seconds"] == {"train": 1.5}
     needed = {"dataset", "split", "exclude_seen", "max_history", "tuning", "refit", "num_items", "num_users", "seed"}

@@ -1,0 +1,155 @@
+"""All methods beside the floors on one dataset, over seeds: does the recommended configuration beat item-kNN?
+
+    python -m benchmarks.quality --dataset ../shared/data/amazon2014_beauty
+
+Runs each recipe with its defaults once for each seed (a run that is finished is read, not repeated) and writes a table,
+a picture and a JSON file. ``lcrec+item_knn`` is LC-Rec's search with item-kNN mixed in, its weight from validation.
+Histories hold at most 20 items, and all items of the catalogue are ranked. Checkpoints, passes and weights were chosen
+on validation users only.
+"""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from safetensors import safe_open
+
+from benchmarks.decoding_measure import hardware, versions
+from benchmarks.recipe_runs import ROOT, best_validation, run_folder, run_recipe
+from llmrec.atomic import atomic_path, write_json
+
+#: Recipe -> rows of the table that its runs give.
+METHODS = {"lcrec": ("lcrec+item_knn", "lcrec"), "setrec": ("setrec", "sasrec"), "ulmrec": ("ulmrec",)}
+FLOORS = ("popularity", "item_knn")
+METRICS = ("hit_rate@5", "hit_rate@10", "ndcg@5", "ndcg@10")
+
+#: Folder of raw data -> script of data_prep/ and its options.
+RAW = {
+    "amazon2014_beauty": ("sequences", ["--title_columns", "title", "idgenrec_text"]),
+    "amazon2018_industrial": ("published_rows", ["--train_before", "1495152000"]),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="data/ml-100k", help="prepared folder, or one of " + ", ".join(RAW))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--runs_dir", default="outputs/quality", help="where the runs' folders are made")
+    parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="more options of the recipes, last")
+    parser.add_argument("--output", help="JSON file; None: benchmarks/results/quality_<dataset>.json")
+    args = parser.parse_args()
+    dataset = prepared(Path(args.dataset))
+    output = Path(args.output or f"benchmarks/results/quality_{dataset.name}.json")
+    runs: dict[str, list[dict[str, Any]]] = {method: [] for method in args.methods}
+    for method, of_method in runs.items():
+        for seed in args.seeds:
+            folder = run_folder(Path(args.runs_dir) / dataset.name, method, seed)
+            options = ["--dataset_dir", str(dataset), "--max_history", "20", *args.options]
+            metrics = run_recipe(method, folder, seed, options)
+            of_method.append({**metrics, "folder": folder, "method": method})
+            print(f"{method}, seed {seed}: {describe(metrics)}", flush=True)
+    rows = table(runs)
+    first = next(iter(runs.values()))[0]
+    print_table(rows, first)
+    protocols = {method: of_method[0]["protocol"] for method, of_method in runs.items()}
+    measured = {"protocols": protocols, "hardware": hardware("cpu"), "versions": versions(), "seeds": args.seeds}
+    write_json(output, {**measured, "table": rows})
+    plot(rows, f"{first['protocol']['dataset']}, split {first['split_fingerprint']}", output.with_suffix(".png"))
+
+
+def prepared(dataset: Path) -> Path:
+    """The prepared folder of ``dataset``, made in data/ where it holds raw data."""
+    if (dataset / "dataset.json").is_file():
+        return dataset
+    if dataset.name not in RAW or not dataset.is_dir():
+        raise SystemExit(f"{dataset} is no prepared dataset, nor a folder called {' or '.join(RAW)}: see docs/data.md.")
+    script, options = RAW[dataset.name]
+    folder = Path("data") / dataset.name
+    command = [sys.executable, str(ROOT / "data_prep" / f"{script}.py"), "--folder", str(dataset)]
+    subprocess.run([*command, "--output_dir", str(folder), *options], check=True)
+    return folder
+
+
+def describe(metrics: dict[str, Any]) -> str:
+    """ndcg@10 of every row."""
+    return ", ".join(f"{name} {values['ndcg@10']:.4f}" for name, values in metrics["results"].items())
+
+
+def table(runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """A row for each method, with every seed's numbers, and the floors."""
+    rows = []
+    for method, of_method in runs.items():
+        for name in METHODS[method]:
+            found = [run for run in of_method if name in run["results"]]
+            if found:
+                rows.append(_row(name, found))
+    first = next(iter(runs.values()))[0]
+    return [*rows, *(_row(floor, [first]) for floor in FLOORS)]
+
+
+def _row(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
+    trained = name not in (*FLOORS, "sasrec")
+    return {
+        "name": name,
+        "metrics": {metric: [run["results"][name][metric] for run in runs] for metric in METRICS},
+        "interval": runs[0]["results"][name]["intervals"]["ndcg@10"],
+        "less_floor": [run["less_floor"].get(name) for run in runs],
+        "valid_ndcg@10": [best_validation(run["folder"]) for run in runs] if trained else None,
+        "parameters": num_parameters(runs[0]["folder"]) if trained else None,
+        "training_minutes": [run["seconds"].get("training", 0.0) / 60 for run in runs] if trained else None,
+        "fusion_weight": [run["protocol"]["fusion_weight"] for run in runs] if name == "lcrec+item_knn" else None,
+    }
+
+
+def num_parameters(folder: Path) -> int:
+    """Numbers in the checkpoint's weights."""
+    count = 0
+    for path in folder.glob("model*.safetensors"):
+        with safe_open(path, "pt") as weights:
+            count += sum(int(np.prod(weights.get_slice(name).get_shape())) for name in weights.keys())  # noqa: SIM118
+    return count
+
+
+def print_table(rows: list[dict[str, Any]], run: dict[str, Any]) -> None:
+    """Means over seeds; of ndcg@10 the seeds, the first one's interval over users, and the difference to the floor."""
+    protocol = run["protocol"]
+    print(f"\n{protocol['dataset']}, split {run['split_fingerprint']}, {protocol['num_users']} users, strict")
+    print(" " * 16 + " ".join(f"{metric:>12}" for metric in METRICS))
+    for row in rows:
+        means = " ".join(f"{np.mean(row['metrics'][metric]):12.4f}" for metric in METRICS)
+        seeds = " ".join(f"{value:.4f}" for value in row["metrics"]["ndcg@10"])
+        line = f"{row['name']:<16}{means}  ({seeds}; {row['interval'][0]:.4f}-{row['interval'][1]:.4f})"
+        if row["less_floor"][0] is not None:
+            differences = [
+                f"{found['difference']:+.4f} ({found['interval'][0]:+.4f} to {found['interval'][1]:+.4f})"
+                for found in row["less_floor"]
+            ]
+            line += f"; less {row['less_floor'][0]['floor']}: {', '.join(differences)}"
+        print(line)
+
+
+def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
+    """ndcg@10 of the rows: a dot for each seed, and the first one's interval over users; a PNG at ``path``."""
+    figure = Figure(figsize=(7, 0.8 + 0.45 * len(rows)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for place, row in enumerate(rows):
+        values = row["metrics"]["ndcg@10"]
+        axes.plot(row["interval"], [place, place], color="#999999", linewidth=3)
+        axes.plot(values, [place] * len(values), "o", color="#b8b8b8" if row["name"] in FLOORS else "#2a6fbb")
+    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+    axes.set_title(f"{title}: test ndcg@10, seeds and the first one's 95 % interval", fontsize=9)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.invert_yaxis()
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=150, format="png")
+
+
+if __name__ == "__main__":
+    main()
