@@ -1,0 +1,95 @@
+"""The table of all methods, and RecTools' part in it with a stand-in for its interpreter."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from benchmarks import quality, rectools_sasrec
+from llmrec.dataset import RecDataset
+from llmrec.evaluation import Evaluator
+from tests.recipes.conftest import ring_dataset  # noqa: F401 -- a fixture
+
+STAND_IN = """#!{python}
+import csv, json, pathlib, sys
+worker, folder = sys.argv[1], pathlib.Path(sys.argv[2])
+assert pathlib.Path(worker).name == "rectools_worker.py"
+k = json.loads((folder / "options.json").read_text())["k"]
+last, seen = {{}}, {{}}
+for row in csv.DictReader((folder / "histories.csv").open()):
+    last[row["user"]] = int(row["item"])
+    seen.setdefault(row["user"], set()).add(int(row["item"]))
+items = 1 + max(int(row["item"]) for row in csv.DictReader((folder / "train.csv").open()))
+with (folder / "ranked.csv").open("w") as file:
+    file.write("user_id,item_id,rank\\n")
+    for user, item in last.items():
+        ahead = [(item + step) % items for step in range(1, items)]
+        kept = [item for item in ahead if item not in seen[user]][:k]
+        file.writelines(f"{{user}},{{item}},{{rank}}\\n" for rank, item in enumerate(kept, start=1))
+(folder / "measured.json").write_text(json.dumps({{"training_seconds": 1.5}}))
+"""
+
+
+@pytest.mark.slow
+def test_what_rectools_ranks_is_scored_as_all_else(ring_dataset: Path, tmp_path: Path) -> None:  # noqa: F811
+    stand_in = tmp_path / "python"
+    stand_in.write_text(STAND_IN.format(python=sys.executable))
+    stand_in.chmod(0o755)
+    dataset = RecDataset.load(ring_dataset)
+    evaluator = Evaluator(dataset, dataset.items["item_id"].to_pylist())
+    ranked, measured = rectools_sasrec.rank(str(stand_in), dataset, evaluator, {"seed": 0})
+    # on the ring, the item behind the last one comes next
+    assert evaluator.evaluate("stand-in", ranked).metrics["hit_rate@5"] == 1.0
+    assert measured == {"training_seconds": 1.5}
+
+
+def test_sequences_are_written_place_by_place(tmp_path: Path) -> None:
+    rectools_sasrec.write_sequences([[5, 3], [], [7]], tmp_path / "train.csv")
+    assert (tmp_path / "train.csv").read_text().split() == ["user,item,place", "0,5,0", "0,3,1", "2,7,0"]
+
+
+def fake_run(folder: Path, seed: int) -> dict:
+    """What a finished run of lcrec leaves behind, as far as the table reads it."""
+    (folder / "checkpoint-4").mkdir(parents=True)
+    (folder / "checkpoint-4" / "trainer_state.json").write_text(json.dumps({"best_metric": 0.1 + seed / 100}))
+    save_file({"a": torch.zeros(3, 4), "b": torch.zeros(5)}, folder / "model.safetensors")
+    names = ("lcrec+item_knn", "lcrec", "popularity", "item_knn")
+    values = dict.fromkeys(quality.METRICS, 0.05 + seed / 100)
+    results = {name: {**values, "intervals": {"ndcg@10": [0.04, 0.06]}} for name in names}
+    less = {"floor": "item_knn", "difference": 0.01, "interval": [-0.01, 0.03]}
+    protocol = {"dataset": "ring", "num_users": 9, "fusion_weight": 0.5}
+    return {
+        "results": results,
+        "less_floor": {"lcrec+item_knn": less, "lcrec": less},
+        "protocol": protocol,
+        "split_fingerprint": "abc",
+        "seconds": {"training": 60.0},
+        "folder": folder,
+    }
+
+
+def test_the_table_has_every_seed_and_the_floors_once(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    runs = {"lcrec": [fake_run(tmp_path / str(seed), seed) for seed in (0, 2)]}
+    rows = quality.table(runs)
+    assert [row["name"] for row in rows] == ["lcrec+item_knn", "lcrec", "popularity", "item_knn"]
+    assert rows[0]["metrics"]["ndcg@10"] == [0.05, 0.07]
+    assert rows[0]["valid_ndcg@10"] == pytest.approx([0.1, 0.12])
+    assert rows[0]["parameters"] == 17
+    assert rows[0]["fusion_weight"] == [0.5, 0.5]
+    assert rows[1]["training_minutes"] == [1.0, 1.0]
+    assert [len(row["metrics"]["ndcg@10"]) for row in rows] == [2, 2, 1, 1]
+    quality.print_table(rows, runs["lcrec"][0])
+    lines = capsys.readouterr().out.splitlines()
+    line = next(line for line in lines if line.startswith("lcrec+item_knn"))
+    assert "0.0600" in line
+    assert "less item_knn: +0.0100 (-0.0100 to +0.0300)" in line
+    quality.plot(rows, "ring", tmp_path / "table.png")
+    assert (tmp_path / "table.png").stat().st_size > 1000
+
+
+def test_a_folder_that_is_no_dataset_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="no prepared dataset"):
+        quality.prepared(tmp_path)
