@@ -57,10 +57,10 @@ def rank(
     """Lists of the evaluator's users, int64 (num_users, largest k), and what the worker measured."""
     k = max(evaluator.ks)
     # all that a user had, the latest items last: what was viewed is filtered by RecTools
-    whole = [
-        [*(item for item in seen if item not in set(history)), *history]
-        for seen, history in zip(evaluator.seen, evaluator.histories, strict=True)
-    ]
+    whole = []
+    for seen, history in zip(evaluator.seen, evaluator.histories, strict=True):
+        latest = set(history)
+        whole.append([*(item for item in seen if item not in latest), *history])
     with TemporaryDirectory() as name:
         folder = Path(name)
         write_sequences(training_rows(dataset, refit=False), folder / "train.csv")

@@ -10,6 +10,7 @@ here. Differences come with a paired bootstrap interval over the same users.
 import argparse
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -49,9 +50,8 @@ def compare(served: ServedCheckpoint, evaluator: Evaluator, num_beams: int) -> d
     per_user: dict[str, np.ndarray] = {}
     for kind in KINDS:
         start = time.perf_counter()
-        ranked = served.recommender(num_beams, kind).recommend(
-            served.load_model(), evaluator.histories, 10, evaluator.seen, progress=False
-        )
+        alone = replace(served.recommender(num_beams, kind), fusion=None)
+        ranked = alone.recommend(served.load_model(), evaluator.histories, 10, evaluator.seen, progress=False)
         row[f"seconds_{kind}"] = round(time.perf_counter() - start, 2)
         per_user[kind] = evaluator.evaluate(kind, ranked).per_user["ndcg@10"]
         row[f"ndcg@10_{kind}"] = round(float(per_user[kind].mean()), 5)

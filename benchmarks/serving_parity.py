@@ -28,6 +28,7 @@ from benchmarks.serving_setup import Workload, load_workload
 from llmrec.atomic import write_json
 from llmrec.decoding.beam_search import BeamSearch
 from llmrec.decoding.rules import Rules
+from llmrec.evaluation.recommender import prior_scores
 
 TIE = 1e-3
 OFFLINE = "offline"
@@ -84,7 +85,8 @@ def offline_lists(workload: Workload, args: argparse.Namespace) -> Lists:
     lists = []
     for row, (history, known) in enumerate(zip(histories, seen, strict=True)):
         prompt = recommender.prompt_tokens(history, served.is_encoder_decoder)
-        beams = search([prompt], args.num_beams, rules=[Rules(exclude=known)])
+        prior = prior_scores(recommender.fusion, [history])
+        beams = search([prompt], args.num_beams, rules=[Rules(exclude=known)], prior=prior)
         scores = dict(zip(beams.items[0].tolist(), beams.scores[0].tolist(), strict=True))
         lists.append([(catalog.item_ids[item], scores[item]) for item in ranked[row].tolist() if item >= 0])
     return lists

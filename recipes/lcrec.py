@@ -127,6 +127,8 @@ def check_arguments(args: LCRecArguments, config: TrainingArguments, model_args:
     if not args.refit:
         check_saves(config)
     if model_args.model_name_or_path is not None:
+        if args.dropout:
+            raise ValueError("dropout: for the small model only; a pretrained one has its own in its config.")
         return
     pretrained = ("load_in_4bit", "load_in_8bit", "attn_implementation")
     ignored = [name for name in pretrained if getattr(model_args, name)]
@@ -145,7 +147,8 @@ def check_start(args: LCRecArguments, model_args: ModelConfig) -> None:
     if checkpoint.config["refit"] and not args.refit:
         raise ValueError(
             f"{model_args.model_name_or_path} was trained with the validation items, which then can't choose a "
-            "checkpoint: start from a model trained without --refit, or give --refit true (no validation)."
+            "checkpoint: start from a model trained without --refit, or give --refit true (no validation) and "
+            "--fusion_weight."
         )
 
 
@@ -249,11 +252,12 @@ def train_and_test(
     with stopwatch.stage("evaluation"):
         fusion = open_fusion(args, dataset, recommender, model, config.seed)
         rank = partial(rank_users, model=model, evaluator=evaluator, progress=PartialState().is_main_process)
+        if PartialState().is_main_process:
+            save_fusion(run.folder, fusion)
         ranked = rank(recommender)
         fused = None if fusion is None else rank(replace(recommender, fusion=fusion))
         compared = compare_with_start(args, model_args, dataset, recommender, model, config.seed)
     if PartialState().is_main_process:
-        save_fusion(run.folder, fusion)
         options = protocol_options(args, config, model_args, fusion)
         seconds = stopwatch.seconds
         metrics, table = report("lcrec", run.folder, evaluator, catalog.titles, ranked, options, seconds, fused=fused)
@@ -300,7 +304,8 @@ def save(
         options = run_options(args, config, model_args)
         prompts = prompt_options(args)
         checkpoint = (model, tokenizer, catalog, item_tokenizer_folder, options, prompts)
-        save_checkpoint(folder, *checkpoint, method="lcrec", state_dict=weights if model is trained else None)
+        state_dict = weights if model is trained else None
+        save_checkpoint(folder, *checkpoint, method="lcrec", state_dict=state_dict, fusion_pending=True)
     return end_training(trainer)
 
 

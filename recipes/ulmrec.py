@@ -20,7 +20,7 @@ and a finished run prints its report again. Expected numbers: recipes/README.md.
 
 import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -113,6 +113,8 @@ def check_arguments(args: ULMRecArguments, config: ULMRecSFTConfig, model_args: 
             raise ValueError(f"num_candidates is {args.num_candidates}; allowed are {max(KS)} to {len(LETTERS)}.")
     pretrained = ("load_in_4bit", "load_in_8bit", "attn_implementation")
     ignored = [name for name in pretrained if getattr(model_args, name)]
+    if model_args.model_name_or_path is not None and args.dropout:
+        raise ValueError("dropout: for the small model only; a pretrained one has its own in its config.")
     if model_args.model_name_or_path is None and ignored:
         raise ValueError(f"{', '.join(ignored)}: for a pretrained model only; name one in --model_name_or_path.")
     check_sharding(model_args.load_in_4bit or model_args.load_in_8bit, model_args.use_peft)
@@ -284,7 +286,7 @@ def open_retriever(args: ULMRecArguments, dataset: RecDataset, catalog: Catalog,
             f"retriever {args.retriever} was trained on the split {trained_on}, and this is {dataset.fingerprint}: it "
             "may have seen what it is asked for. Train one on this dataset folder."
         )
-    return ModelRetriever(served.recommender(), served.load_model("auto"))
+    return ModelRetriever(replace(served.recommender(), fusion=None), served.load_model("auto"))
 
 
 def report_candidates(

@@ -12,6 +12,7 @@ import torch
 import yaml
 
 from llmrec import hub
+from llmrec.baselines import Fusion, ItemKNN
 from llmrec.schema import DataError
 from tests.tiny import make_catalog, make_model
 
@@ -88,6 +89,32 @@ def test_saving_again_replaces_the_checkpoint_and_leaves_other_files(tmp_path, c
     assert (tmp_path / "checkpoint-5" / "trainer_state.json").exists()
     assert not (tmp_path / "model-00001-of-00002.safetensors").exists()
     assert not (tmp_path / "item_tokenizer" / "earlier.json").exists()
+
+
+def make_fusion(num_items):
+    return Fusion(ItemKNN().fit([[0, 1, 2], [2, 3]], num_items), 0.3)
+
+
+def test_nobody_ranks_with_a_checkpoint_whose_run_has_not_decided_on_fusion(tmp_path, catalog, item_tokenizer_folder):
+    model, tokenizer, _ = make_model(catalog)
+    saved = (tmp_path, model, tokenizer, catalog, item_tokenizer_folder, {}, {})
+    hub.save_checkpoint(*saved, method="lcrec", fusion_pending=True)
+    assert hub.load_checkpoint(tmp_path).model is not None
+    with pytest.raises(DataError, match="run the recipe again"):
+        hub.load_checkpoint(tmp_path).fusion  # noqa: B018 -- reading it is what is tested
+    hub.save_fusion(tmp_path, make_fusion(len(catalog)))
+    assert hub.load_checkpoint(tmp_path).fusion.weight == 0.3
+    # a later run without one: what lies there still, as it would in a repository on the Hub, is not read
+    hub.save_fusion(tmp_path, None)
+    make_fusion(len(catalog)).save(tmp_path / "fusion")
+    assert hub.load_checkpoint(tmp_path).fusion is None
+
+
+def test_links_of_another_catalogue_are_noticed(tmp_path, catalog, item_tokenizer_folder):
+    save(tmp_path, catalog, item_tokenizer_folder)
+    hub.save_fusion(tmp_path, make_fusion(len(catalog) + 1))
+    with pytest.raises(DataError, match="links 31 items, and the catalogue has 30"):
+        hub.load_checkpoint(tmp_path).fusion  # noqa: B018 -- reading it is what is tested
 
 
 def test_a_failed_save_leaves_the_earlier_checkpoint(tmp_path, catalog, item_tokenizer_folder, monkeypatch):

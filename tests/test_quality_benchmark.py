@@ -76,7 +76,8 @@ def test_the_table_has_every_seed_and_the_floors_once(tmp_path: Path, capsys: py
     rows = quality.table(runs)
     assert [row["name"] for row in rows] == ["lcrec+item_knn", "lcrec", "popularity", "item_knn"]
     assert rows[0]["metrics"]["ndcg@10"] == [0.05, 0.07]
-    assert rows[0]["valid_ndcg@10"] == pytest.approx([0.1, 0.12])
+    assert rows[0]["valid_ndcg@10"] is None
+    assert rows[1]["valid_ndcg@10"] == pytest.approx([0.1, 0.12])
     assert rows[0]["parameters"] == 17
     assert rows[0]["fusion_weight"] == [0.5, 0.5]
     assert rows[1]["training_minutes"] == [1.0, 1.0]
@@ -85,9 +86,17 @@ def test_the_table_has_every_seed_and_the_floors_once(tmp_path: Path, capsys: py
     lines = capsys.readouterr().out.splitlines()
     line = next(line for line in lines if line.startswith("lcrec+item_knn"))
     assert "0.0600" in line
-    assert "less item_knn: +0.0100 (-0.0100 to +0.0300)" in line
+    assert "+0.0100 of item_knn (-0.0100 to +0.0300)" in line
     quality.plot(rows, "ring", tmp_path / "table.png")
     assert (tmp_path / "table.png").stat().st_size > 1000
+
+
+def test_a_seed_that_mixes_nothing_in_counts_with_the_models_own_lists(tmp_path: Path) -> None:
+    runs = [fake_run(tmp_path / str(seed), seed) for seed in (0, 2)]
+    del runs[1]["results"]["lcrec+item_knn"], runs[1]["less_floor"]["lcrec+item_knn"]
+    row = quality.table({"lcrec": runs})[0]
+    assert row["metrics"]["ndcg@10"] == [0.05, 0.07]
+    assert None not in row["less_floor"]
 
 
 def test_a_folder_that_is_no_dataset_is_named(tmp_path: Path) -> None:

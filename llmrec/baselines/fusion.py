@@ -18,6 +18,11 @@ _LINKS_FILE = "links.safetensors"
 _OPTIONS = ("window", "backward", "query_length", "decay")
 
 
+def fused_name(method: str) -> str:
+    """What a table calls a method whose search has item-kNN mixed in."""
+    return f"{method}+item_knn"
+
+
 @dataclass(frozen=True)
 class Fusion:
     """Item-kNN as a prior of the search (``llmrec.decoding.item_prior``).

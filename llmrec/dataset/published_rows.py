@@ -25,8 +25,9 @@ def prepare_published_rows(
 ) -> RecDataset:
     """Write a dataset folder whose validation and test are the rows of two files, to compare with published numbers.
 
-    Nothing is filtered: the catalogue is all of ``raw.items``, histories may repeat items, and one user may have
-    several rows (their ids get a number from the second on). The rows' users need not be those of the log.
+    Nothing is filtered: the catalogue is all of ``raw.items``, histories may repeat items, one user may have several
+    rows, and events of one second stay in the log's order. The rows' users need not be those of the log, so their ids
+    are ``split:row:user``, which no user of the log has.
 
     Args:
         raw: the catalogue, and the log to train on, with timestamps.
@@ -55,28 +56,25 @@ def prepare_published_rows(
     }
     known = set(raw.items["item_id"].to_pylist())
     for split in ("valid", "test"):
-        tables[split] = _rows(Path(rows[split]), known)
+        tables[split] = _rows(split, Path(rows[split]), known)
     lengths = [len(history) for split in ("valid", "test") for history in tables[split]["history"].to_pylist()]
     protocol = {"split": PUBLISHED_ROWS, "train_before": train_before, "max_history": max(lengths, default=0)}
     logger.info("%s: %d of %d interactions are before %d.", raw.name, kept.num_rows, events.num_rows, train_before)
     return write_dataset(output_dir, raw, tables, protocol, reader)
 
 
-def _rows(path: Path, known: set[str]) -> pa.Table:
+def _rows(split: str, path: Path, known: set[str]) -> pa.Table:
     """``schema.HISTORIES`` of one file."""
     found: list[dict[str, Any]] = []
-    numbers: dict[str, int] = {}
     for line, row in read_json_lines(path, required=("user", "history", "target")):
         history, target = [str(item) for item in row["history"]], str(row["target"])
         unknown = [item for item in (*history, target) if item not in known]
         if unknown or not history:
             what = f"names the item {unknown[0]!r}, which the catalogue lacks" if unknown else "has no history"
             raise DataError(f"{path}: line {line} {what}.")
-        user = str(row["user"])
-        numbers[user] = numbers.get(user, 0) + 1
         found.append(
             {
-                "user_id": user if numbers[user] == 1 else f"{user}:{numbers[user]}",
+                "user_id": f"{split}:{len(found) + 1}:{row['user']}",
                 "history": history,
                 "target_item_ids": [target],
                 "seen_item_ids": list(dict.fromkeys(history)),

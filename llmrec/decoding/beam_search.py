@@ -114,6 +114,8 @@ class BeamSearch:
         k = num_beams if k is None else k
         self._check(prompts, num_beams, k)
         limits = batch_rules(self.trie, rules, self.subsets, len(prompts))
+        if prior is not None and prior.scores.shape[0] != len(prompts):
+            raise ValueError(f"The prior has {prior.scores.shape[0]} rows for {len(prompts)} prompts: give one each.")
         mixed = None if prior is None else ItemPrior(self.trie, prior, limits)
         walk = BeamWalk(self.trie, len(prompts), num_beams, k, limits, max_per_first_code, trace, mixed)
         with searching(self.model):

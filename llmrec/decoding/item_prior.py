@@ -28,18 +28,19 @@ class PriorScores(NamedTuple):
 class ItemPrior:
     """A distribution over items for each request of a batch, as mass under the nodes of the trie.
 
-    A prefix is worth ``(1 - weight) * (its probability under the model) + weight * (the prior's mass of its items)``.
-    Both are sums over the items below, so the worth of a node is that of its children together, and that of an item
-    the mixture of its two probabilities: with beams as wide as the catalogue the search ranks by the mixture exactly,
-    in one pass.
+    A prefix is worth ``(1 - weight) * (its probability under the model) + weight * (the prior's mass of its items)``,
+    and so is a whole semantic ID: with beams as wide as the catalogue the search ranks IDs by the mixture exactly, in
+    one pass. Items that share an ID share its worth. Under scores of ``catalog`` the model's share is a distribution
+    too; under those of ``vocabulary`` it lacks what the model gives to tokens that lead to no item.
 
     Args:
         trie: the catalogue's semantic IDs.
         prior: what the model is mixed with.
-        limits: rules of the requests: what they rule out draws no beam to a node. Rules never change an item's worth.
+        limits: rules of the requests: what they rule out draws no beam to a node. They never change what another
+            semantic ID is worth.
 
     Raises:
-        ValueError: if the weight is out of range, a score is negative, or the items are not the trie's.
+        ValueError: if the weight is out of range, a score is negative or infinite, or the items are not the trie's.
     """
 
     def __init__(self, trie: DeviceTrie, prior: PriorScores, limits: BatchRules | None = None) -> None:
@@ -48,20 +49,23 @@ class ItemPrior:
             raise ValueError(f"The prior's weight is {weight}; allowed is above 0 (no prior at all) and below 1.")
         if scores.shape[1] != trie.trie.num_items:
             raise ValueError(f"The prior scores {scores.shape[1]} items; the trie has {trie.trie.num_items}.")
-        if scores.nnz and not scores.data.min() >= 0:
-            raise ValueError(f"The prior holds the score {scores.data.min()}; scores must be numbers of 0 or more.")
+        wrong = scores.data[~(np.isfinite(scores.data) & (scores.data >= 0))]
+        if len(wrong):
+            raise ValueError(f"The prior holds the score {wrong[0]}; scores must be numbers of 0 or more.")
         self.trie = trie
         self.weight = weight
         places, mass = _padded_rows(scores, trie.trie.item_positions)
         # the places of each request, ascending; those that fill a row up lie behind all items
         self._places = torch.as_tensor(places, device=trie.device)
-        mass_at = torch.as_tensor(mass, device=trie.device)
-        total = mass_at.sum(1, keepdim=True)
-        self._known = (total > 0).squeeze(1)
-        mass_at = mass_at / total.where(total > 0, 1.0)
+        total = mass.sum(1, keepdims=True)
+        mass = mass / np.where(total > 0, total, 1)
         if limits is not None:
-            mass_at = mass_at * limits.allow_runs(self._places, (self._places + 1).clamp(max=trie.trie.num_items))
-        self._mass_before = torch.nn.functional.pad(mass_at.cumsum(1), (1, 0))
+            allowed = limits.allow_runs(self._places, (self._places + 1).clamp(max=trie.trie.num_items))
+            mass = mass * allowed.cpu().numpy()
+        # summed one by one on the host: the sums of a parallel scan may fall where a mass is 0
+        before = np.pad(mass.cumsum(1), ((0, 0), (1, 0)))
+        self._mass_before = torch.as_tensor(before, device=trie.device)
+        self._known = torch.as_tensor(total[:, 0] > 0, device=trie.device)
 
     def mix(self, nodes: Tensor, log_probs: Tensor) -> Tensor:
         """Log of the mixture.
@@ -72,7 +76,6 @@ class ItemPrior:
         """
         start, end = (edge.flatten(1).contiguous() for edge in self.trie.item_range(nodes))
         before, behind = (self._mass_before.gather(1, torch.searchsorted(self._places, edge)) for edge in (start, end))
-        # two cumulative sums: a node without mass has the very same one at both ends
         mass = (behind - before).view(nodes.shape).log().to(log_probs.dtype)
         mixed = torch.logaddexp(log_probs + log1p(-self.weight), mass + log(self.weight))
         known = self._known.view(-1, *[1] * (nodes.dim() - 1))

@@ -25,7 +25,9 @@ _CANDIDATES = "candidates"
 
 def prior_scores(fusion: Fusion | None, histories: Sequence[Sequence[int]]) -> PriorScores | None:
     """What a search is given for users with these histories (item indices); an empty one leaves the model alone."""
-    return None if fusion is None else PriorScores(fusion.item_knn.scores(histories), fusion.weight)
+    if fusion is None or not any(len(history) for history in histories):
+        return None
+    return PriorScores(fusion.item_knn.scores(histories), fusion.weight)
 
 
 class Ranks(Protocol):

@@ -29,6 +29,7 @@ from safetensors.numpy import load_file, save_file
 
 from llmrec.atomic import write_json
 from llmrec.catalog import Catalog
+from llmrec.schema import DataError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,11 +103,29 @@ class Checkpoint:
 
     @cached_property
     def fusion(self) -> "Fusion | None":
-        """What the search mixes into the model's ranking, where validation found that it helps."""
+        """What the search mixes into the model's ranking; None for the model alone.
+
+        Raises:
+            DataError: if the run that trained the model was stopped before it decided, or it is another catalogue's.
+        """
         from llmrec.baselines import Fusion  # noqa: PLC0415 -- as in load_checkpoint
 
-        folder = self.folder / FUSION_FOLDER
-        return Fusion.load(folder) if folder.is_dir() else None
+        state = json.loads((self.folder / INFO_FILE).read_text()).get("fusion", "none")
+        if state == "pending":
+            raise DataError(
+                f"{self.folder} was saved before its run had chosen a fusion weight: run the recipe again with the "
+                "same options to finish it."
+            )
+        if state == "none":  # whatever an earlier run may have left beside it
+            return None
+        fusion = Fusion.load(self.folder / FUSION_FOLDER)
+        num_linked = fusion.item_knn.links.shape[0]
+        if num_linked != len(self.catalog):
+            raise DataError(
+                f"{self.folder / FUSION_FOLDER} links {num_linked} items, and the catalogue has {len(self.catalog)}: "
+                "they are of different runs."
+            )
+        return fusion
 
     @cached_property
     def item_embeddings(self) -> np.ndarray:
@@ -148,6 +167,7 @@ def save_checkpoint(
     item_features: "ItemFeatures | None" = None,
     users: "UserIndex | None" = None,
     item_embeddings: np.ndarray | None = None,
+    fusion_pending: bool = False,
 ) -> None:
     """Write a checkpoint into ``folder``; files of other names that are there stay.
 
@@ -166,6 +186,7 @@ def save_checkpoint(
         item_features: what SETRec makes its tokens of.
         users: ULMRec's users and their indices.
         item_embeddings: LREM's, float32 of shape (num_items, hidden size).
+        fusion_pending: whether ``save_fusion`` is still to come: until then nobody may rank with the checkpoint.
 
     Raises:
         ValueError: if the model still has adapters beside it.
@@ -180,6 +201,7 @@ def save_checkpoint(
         "method": method,
         "catalog_fingerprint": catalog.fingerprint,
         "config": dict(config),
+        "fusion": "pending" if fusion_pending else "none",
         "versions": {name: version(name) for name in ("llmrec", "torch", "transformers")}
         | {"python": platform.python_version()},
     }
@@ -215,11 +237,14 @@ def save_checkpoint(
 
 
 def save_fusion(folder: str | Path, fusion: "Fusion | None") -> None:
-    """Add to a checkpoint what its search mixes into the model's ranking, or take it away (None)."""
-    if fusion is None:
-        shutil.rmtree(Path(folder) / FUSION_FOLDER, ignore_errors=True)
-    else:
+    """Add to a checkpoint what its search mixes into the model's ranking; None for the model alone."""
+    path = Path(folder) / INFO_FILE
+    info = json.loads(path.read_text())
+    if fusion is not None:
         fusion.save(Path(folder) / FUSION_FOLDER)
+    elif (Path(folder) / FUSION_FOLDER).is_dir():
+        shutil.rmtree(Path(folder) / FUSION_FOLDER)
+    write_json(path, {**info, "fusion": "none" if fusion is None else "item_knn"})
 
 
 def resolve_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Path:

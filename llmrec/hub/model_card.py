@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCardData
 
 from llmrec.atomic import atomic_path
+from llmrec.baselines import fused_name
 from llmrec.catalog import Catalog
 from llmrec.hub.checkpoint import (
     FUSION_FOLDER,
@@ -214,24 +215,21 @@ def _floor_sentence(results: Mapping[str, Any], method: str) -> str:
     floors = {
         name: values[metric]
         for name, values in results.items()
-        if name not in (method, _fused(method)) and metric in values
+        if name not in (method, fused_name(method)) and metric in values
     }
     if not floors or metric not in results[method]:
         return "No floor was measured beside the model."
     best = max(floors, key=lambda name: floors[name])
     relation = "above" if floors[best] > results[method][metric] else "not above"
     sentence = f"{best}, at {metric} {floors[best]:.4f}, is **{relation}** the model's {results[method][metric]:.4f}."
-    if _fused(method) not in results:
+    if fused_name(method) not in results:
         return sentence
+    value = results[fused_name(method)][metric]
+    relation = "above" if floors[best] > value else "not above"
     return (
-        f"{sentence} {_fused(method)} is the search that llmrec serves, with item-kNN mixed in; `generate` has the "
-        "model alone."
+        f"{sentence} It is **{relation}** the {value:.4f} of {fused_name(method)}, the search that llmrec serves, with "
+        "item-kNN mixed in; `generate` has the model alone."
     )
-
-
-def _fused(method: str) -> str:
-    """As the row of a table is called whose search has item-kNN mixed in."""
-    return f"{method}+item_knn"
 
 
 def protocol_list(metrics: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen3Config,
     Qwen3ForCausalLM,
+    Qwen3Model,
     T5Config,
     T5ForConditionalGeneration,
     set_seed,
@@ -77,16 +78,19 @@ def build_small_model(config: SmallModelConfig, tokenizer: PreTrainedTokenizerBa
     if config.architecture == "t5":
         return T5ForConditionalGeneration(model_config)
     model = Qwen3ForCausalLM(model_config)
-    if config.dropout:
-        _add_dropout(model, config.dropout)
+    add_dropout(model.model, config.dropout)
     return model
 
 
-def _add_dropout(model: Qwen3ForCausalLM, dropout: float) -> None:
-    """Hooks, since Qwen3 knows dropout of attention weights only: nothing of them is saved."""
-    layers = model.model.layers
-    blocks = [block for layer in layers for block in (layer.self_attn.o_proj, layer.mlp.down_proj)]
-    for module in (model.get_input_embeddings(), *blocks):
+def add_dropout(backbone: Qwen3Model, dropout: float) -> None:
+    """Dropout in training of embeddings and of what each block adds to them; nothing of it is saved.
+
+    Hooks, since Qwen3 knows dropout of attention weights only. What is given as ``inputs_embeds`` passes by the first.
+    """
+    if not dropout:
+        return
+    blocks = [block for layer in backbone.layers for block in (layer.self_attn.o_proj, layer.mlp.down_proj)]
+    for module in (backbone.get_input_embeddings(), *blocks):
         module.register_forward_hook(partial(_drop, dropout))
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from llmrec.baselines import fused_name
 from llmrec.baselines.sasrec import SASRec
 from llmrec.dataset import RecDataset
 from llmrec.decoding.beam_search import DEFAULT_SCORES, ScoreKind
@@ -133,7 +134,7 @@ def report(
     """
     results = _results(method, evaluator, ranked, sasrec)
     if fused is not None:
-        results.insert(0, evaluator.evaluate(f"{method}+item_knn", fused))
+        results.insert(0, evaluator.evaluate(fused_name(method), fused))
     protocol = {**evaluator.protocol, **options}
     table = format_table(results, protocol)
     of_groups = {name: _results(method, *lists, sasrec) for name, lists in (groups or {}).items()}

@@ -1,7 +1,6 @@
 """How much of item-kNN a recipe's search mixes into the model's ranking: as asked for, or as validation says."""
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,7 +11,7 @@ from llmrec.recipe.evaluation import SearchArguments, ranking_evaluation
 
 logger = logging.getLogger(__name__)
 
-#: What validation chooses from, 0 among them: the model alone.
+#: What validation chooses from; of equally good ones the first, which is the model alone.
 WEIGHTS = (0.0, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9)
 
 
@@ -48,7 +47,6 @@ def open_fusion(
     recommender: Recommender,
     model: Any,
     seed: int,
-    weights: Sequence[float] = WEIGHTS,
 ) -> Fusion | None:
     """Item-kNN of the training interactions and its weight; None for the model alone. Every process gets the same.
 
@@ -58,7 +56,6 @@ def open_fusion(
         recommender: ranks the validation users where ``args`` names no weight.
         model: fine-tuned model.
         seed: of the sample of validation users.
-        weights: to choose from; of equally good ones the first.
     """
     rows_of = recommender.renderer.catalog.rows_of
     sequences = [rows_of(sequence) for sequence in dataset.train_sequences(refit=args.refit)]
@@ -66,7 +63,7 @@ def open_fusion(
     weight = args.fusion_weight
     if weight is None:
         found = {}
-        for tried in weights:
+        for tried in WEIGHTS:
             fused = replace(recommender, fusion=Fusion(item_knn, tried) if tried else None)
             found[tried] = ranking_evaluation(args, dataset, fused, seed)(model)["ndcg@10"]
         weight = max(found, key=lambda tried: found[tried])

@@ -8,7 +8,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from trl import ModelConfig
 
 from llmrec.catalog import Catalog
-from llmrec.models.from_config import SmallModelConfig, small_model_config, train_text_tokenizer
+from llmrec.models.from_config import SmallModelConfig, add_dropout, small_model_config, train_text_tokenizer
 from llmrec.models.setrec import ItemFeatures, SetRecConfig, SetRecModel
 from llmrec.models.setrec.attention import check_backend
 from llmrec.prompts.history import HISTORY_OPENING
@@ -69,6 +69,8 @@ def load_setrec(
         **options,
     )
     model = SetRecModel(config, backbone)
+    if model_args.model_name_or_path is None and small.architecture == "qwen3":
+        add_dropout(model.backbone, small.dropout)
     if backbone is not None:
         model.to(backbone.dtype)
     model.set_items(features)

@@ -42,7 +42,7 @@ def test_rows_are_those_of_the_files_and_training_ends_where_told(tmp_path: Path
     assert dataset.items["item_id"].to_pylist() == ["0", "1", "2", "3", "4", "5"]
     assert dataset.train_sequences() == [["1", "2", "3"], ["4"]]
     assert dataset.train["timestamps"].to_pylist() == [[START + 10, START + 20, START + 30], [START + 5]]
-    assert dataset.test["user_id"].to_pylist() == ["A1", "A1:2", "A7"]
+    assert dataset.test["user_id"].to_pylist() == ["test:1:A1", "test:2:A1", "test:3:A7"]
     assert dataset.test["history"].to_pylist() == [["1", "1", "2", "3"], ["1", "1", "2", "3", "0"], ["4"]]
     assert dataset.test["target_item_ids"].to_pylist() == [["0"], ["5"], ["4"]]
     assert dataset.test["seen_item_ids"].to_pylist() == [["1", "2", "3"], ["1", "2", "3", "0"], ["4"]]

@@ -90,6 +90,8 @@ def test_a_node_is_worth_what_its_children_are_worth_together() -> None:
         (sparse.csr_array((1, 15)), 0.5, "scores 15 items; the trie has 16"),
         (sparse.csr_array(-np.eye(1, 16)), 0.5, "holds the score -1.0"),
         (sparse.csr_array(np.eye(1, 16) * np.nan), 0.5, "holds the score nan"),
+        (sparse.csr_array(([np.inf], ([0], [3])), shape=(1, 16)), 0.5, "holds the score inf"),
+        (sparse.csr_array((2, 16)), 0.5, "2 rows for 1 prompts"),
     ],
 )
 def test_what_is_no_prior_is_refused(scores: sparse.csr_array, weight: float, message: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from llmrec.models.from_config import SmallModelConfig, build_small_model, train_text_tokenizer
+from llmrec.models.from_config import SmallModelConfig, add_dropout, build_small_model, train_text_tokenizer
 
 TOKENS = torch.tensor([[5, 6, 7, 8]])
 
@@ -36,6 +36,16 @@ def test_every_block_of_qwen3_has_dropout() -> None:
     with torch.no_grad():
         states = model.model(TOKENS, output_hidden_states=True).hidden_states
     assert all(not state.any() for state in states)
+
+
+def test_setrecs_small_backbone_has_it_too() -> None:
+    model = make_small("qwen3", 0.0)
+    add_dropout(model.model, 0.999999)
+    embeddings = torch.ones(1, 4, 32)
+    with torch.no_grad():
+        states = model.model.train()(inputs_embeds=embeddings, output_hidden_states=True).hidden_states
+    # what is given as embeddings passes; no block adds anything to it
+    assert all(torch.equal(state, embeddings) for state in states[:-1])
 
 
 def test_a_saved_model_has_no_dropout_left(tmp_path: Path) -> None:

@@ -67,7 +67,10 @@ class RecommendedItem(BaseModel):
 
     item_id: str
     title: str
-    score: float = Field(description="Log-probability of the semantic ID; the model's own score where there is none.")
+    score: float = Field(
+        description="Log-probability of the semantic ID, of the mixture where item-kNN is mixed in; the model's own "
+        "score where there is none."
+    )
     semantic_id: list[int] = Field(description="Empty where the model's items have none.")
 
 
@@ -76,8 +79,8 @@ class TraceBeam(BaseModel):
 
     codes: list[int]
     text: str
-    log_prob: float
-    score: float
+    log_prob: float = Field(description="Of the last code after those before it.")
+    score: float = Field(description="Log-probability of the prefix, of the mixture where item-kNN is mixed in.")
     survives: bool
     num_items: int = Field(description="Items of the catalogue under the prefix, rules aside.")
 
