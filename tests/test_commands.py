@@ -185,6 +185,9 @@ NOT_RUN: dict[str, str] = {
     **dict.fromkeys(_TRAINING_BENCHMARKS, "tests/test_training_benchmark.py runs it at tiny size"),
     **dict.fromkeys(_SERVING_BENCHMARKS, "tests/test_serving_benchmark.py runs it at tiny size"),
     "python -m benchmarks.quality --dataset ../shared/data/amazon2014_beauty": "hours; it runs on MovieLens above",
+    "python -m benchmarks.rectools_sasrec --dataset_dir data/ml-100k --rectools_python .venv-rectools/bin/python": (
+        "RecTools needs an environment of its own; tests/test_quality_benchmark.py has a stand-in for it"
+    ),
     "make demo": "its recipe is compared with the demo's command below, which is run",
     "make test": "it is what runs this",
     'python -m pytest -m "not slow"': "it would run these tests again",
