@@ -1,5 +1,6 @@
 """The trie on the model's device: the two look-ups that every decoder needs, as tensor operations without a sync."""
 
+from collections.abc import Sequence
 from functools import cached_property
 
 import numpy as np
@@ -65,6 +66,35 @@ class DeviceTrie:
         for level, tokens in enumerate(self.code_tokens):
             table[level, tokens.cpu()] = torch.arange(len(tokens))
         return table.to(self.device, torch.int32)
+
+    def spelt_items(self, tokens: Sequence[int]) -> list[int]:
+        """The items whose whole semantic IDs stand in a prompt, in its order; of items that share one, the first.
+
+        Args:
+            tokens: token ids; each code of each level has a token of its own.
+        """
+        level_and_code = self._level_and_code
+        found: list[list[int]] = []
+        place = 0  # level that would go on with the last ID; 0 where none is open
+        for token in tokens:
+            level, code = level_and_code.get(token, (-1, 0))
+            if level == 0:
+                found.append([code])
+            elif level > 0 and level == place:
+                found[-1].append(code)
+            place = level + 1 if level in (0, place) else 0
+        if not found:
+            return []
+        ids = np.full((len(found), self.num_codebooks), END, dtype=np.int64)
+        for row, codes in enumerate(found):
+            ids[row, : len(codes)] = codes
+        nodes = self.trie.walk(ids)
+        return self.trie.items[self.trie.item_range(nodes[nodes >= 0])[0]].tolist()
+
+    @cached_property
+    def _level_and_code(self) -> dict[int, tuple[int, int]]:
+        levels = enumerate(self.code_tokens)
+        return {token: (level, code) for level, tokens in levels for code, token in enumerate(tokens.tolist())}
 
     def children(self, nodes: Tensor, depth: int) -> tuple[Tensor, Tensor, Tensor]:
         """Continuations of live nodes.

@@ -105,6 +105,23 @@ def test_runs_and_their_items_are_those_of_the_trie(ids: np.ndarray) -> None:
             assert sorted(device_trie.items_at(run).tolist()) == np.flatnonzero(under).tolist()
 
 
+@settings(deadline=None, max_examples=60)
+@given(CATALOGUES, st.data())
+def test_a_prompt_spells_the_items_whose_whole_ids_stand_in_it(ids: np.ndarray, data: st.DataObject) -> None:
+    device_trie = make(ids)
+    spelt = data.draw(st.lists(st.integers(0, len(ids) - 1), max_size=5))
+    tokens, expected = [99], []
+    for item in spelt:
+        codes = [code for code in ids[item].tolist() if code != END]
+        kept = data.draw(st.integers(1, len(codes)))  # some IDs break off
+        tokens += [int(device_trie.code_tokens[level][code]) for level, code in enumerate(codes[:kept])]
+        tokens += data.draw(st.sampled_from([[], [99]]))
+        whole = [*codes[:kept], *[END] * (ids.shape[1] - kept)]
+        found = np.flatnonzero((ids == whole).all(axis=1))
+        expected += found[:1].tolist()
+    assert device_trie.spelt_items(tokens) == expected
+
+
 @pytest.mark.parametrize("saved", [False, True])
 def test_on_the_cpu_its_tensors_are_the_arrays_of_the_trie(tmp_path: Path, saved: bool) -> None:
     trie = Trie.from_semantic_ids(np.array([[0, 2, 1], [0, 1, -1], [1, 1, 1], [0, 2, 1]]))

@@ -26,7 +26,7 @@ class RankRequest:
         max_per_first_code: at most so many items whose semantic IDs start with the same code.
         trace: whether to return the beam tree too.
         history: the items that the prompt was made from, all of them, oldest first: what the checkpoint's search mixes
-            into the ranking reads them. Empty where only the prompt is known: then the model ranks alone.
+            into the ranking reads them. Empty: the model ranks alone.
     """
 
     prompt: Sequence[int]

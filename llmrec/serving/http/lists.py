@@ -54,7 +54,13 @@ async def rank_prompts(
     """
     k, num_beams = service.list_size(body.n or 1, body.num_beams, "n")
     rules = await service.prepare(lambda: search_rules(served, body, (), None))
-    requests = [RankRequest(prompt, num_beams, k, rules, body.max_per_first_code) for prompt in prompts]
+    # as where the history is named: what is mixed into the ranking reads the items that the prompt spells
+    trie = served.loaded.trie if served.catalog.num_codebooks else None
+    histories = [() if trie is None else trie.spelt_items(prompt) for prompt in prompts]
+    requests = [
+        RankRequest(prompt, num_beams, k, rules, body.max_per_first_code, history=history)
+        for prompt, history in zip(prompts, histories, strict=True)
+    ]
     return await service.rank(http, served, requests)
 
 
