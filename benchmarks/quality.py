@@ -21,6 +21,7 @@ from safetensors import safe_open
 
 from benchmarks.decoding_measure import hardware, versions
 from benchmarks.recipe_runs import ROOT, best_validation, run_folder, run_recipe
+from benchmarks.seed_plot import draw_seeds
 from llmrec.atomic import atomic_path, write_json
 from llmrec.baselines import fused_name
 
@@ -146,13 +147,9 @@ def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
     figure = Figure(figsize=(7, 0.8 + 0.45 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    for place, row in enumerate(rows):
-        values = row["metrics"]["ndcg@10"]
-        axes.plot(row["interval"], [place, place], color="#999999", linewidth=3)
-        axes.plot(values, [place] * len(values), "o", color="#b8b8b8" if row["name"] in FLOORS else "#2a6fbb")
-    axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
-    axes.set_title(f"{title}: test ndcg@10, seeds and the first one's 95 % interval", fontsize=9)
-    axes.spines[["top", "right"]].set_visible(False)
+    names, intervals = [row["name"] for row in rows], [row["interval"] for row in rows]
+    title = f"{title}: test ndcg@10, seeds and the first one's 95 % interval"
+    draw_seeds(axes, names, [row["metrics"]["ndcg@10"] for row in rows], intervals, title, FLOORS)
     axes.invert_yaxis()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")

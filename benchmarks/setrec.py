@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.decoding_measure import hardware, versions
 from benchmarks.recipe_runs import ROOT, run_folder, run_recipe
+from benchmarks.seed_plot import draw_seeds
 from llmrec.atomic import atomic_path, write_json
 
 T5 = ["--config", str(ROOT / "recipes/configs/setrec/t5_ml-100k.yaml")]
@@ -109,12 +110,9 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
     figure = Figure(figsize=(10, 0.6 + 0.45 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     for axes, metric in zip(figure.subplots(1, 2, sharey=True), METRICS, strict=True):
-        for place, row in enumerate(rows):
-            axes.plot(row["all"]["intervals"][metric], [place, place], color="#999999", linewidth=3)
-            axes.plot(row["all"][metric], [place] * len(row["all"][metric]), "o", color="#2a6fbb")
-        axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
-        axes.set_title(f"test {metric}: seeds, and the first one's 95 % interval over users", fontsize=9)
-        axes.spines[["top", "right"]].set_visible(False)
+        intervals = [row["all"]["intervals"][metric] for row in rows]
+        title = f"test {metric}: seeds, and the first one's 95 % interval over users"
+        draw_seeds(axes, [row["name"] for row in rows], [row["all"][metric] for row in rows], intervals, title)
     axes.invert_yaxis()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")

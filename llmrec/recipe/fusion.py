@@ -57,6 +57,8 @@ def open_fusion(
         model: fine-tuned model.
         seed: of the sample of validation users.
     """
+    if args.fusion_weight == 0:
+        return None
     rows_of = recommender.renderer.catalog.rows_of
     sequences = [rows_of(sequence) for sequence in dataset.train_sequences(refit=args.refit)]
     item_knn = ItemKNN().fit(sequences, len(recommender.item_ids))
