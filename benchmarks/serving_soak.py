@@ -163,6 +163,7 @@ def reload_under_load(server: Server, workload: Workload, args: argparse.Namespa
     bodies = [recommendation_body(history, args.num_beams, args.k, unknown_items="skip") for history in users]
     headers = {"Authorization": f"Bearer {ADMIN_KEY}"}
     starts = {(swap + 1) * args.requests // (SWAPS + 1): swap for swap in range(SWAPS)}
+    last = args.requests - args.users
     with ThreadPoolExecutor(1) as thread:
         swaps: list[Future[str]] = []
 
@@ -173,6 +174,9 @@ def reload_under_load(server: Server, workload: Workload, args: argparse.Namespa
             return answer.json()["catalog"]
 
         def at_request(index: int) -> None:
+            # a swap slower than the requests is waited for, so that every catalogue answers some
+            if swaps and (index in starts or index == last):
+                swaps[-1].result()
             if index in starts:
                 swaps.append(thread.submit(swap_to, list(catalogs)[starts[index] % len(catalogs)]))
 
