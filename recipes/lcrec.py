@@ -52,6 +52,7 @@ from llmrec.prompts.instructions import build_instructions
 from llmrec.prompts.lcrec import TASKS, seqrec_prompt
 from llmrec.prompts.renderer import SegmentRenderer
 from llmrec.recipe.data import DataArguments, open_catalog, open_dataset
+from llmrec.recipe.distillation import DistillationArguments, open_teacher, share_of_teacher
 from llmrec.recipe.evaluation import rank_users, ranking_evaluation, report
 from llmrec.recipe.fusion import FusionArguments, check_fusion, open_fusion
 from llmrec.recipe.run import push_checkpoint, run_options, set_up_logging, start_run
@@ -88,7 +89,7 @@ class Stage:
 
 
 @dataclass
-class LCRecArguments(Stage, DataArguments, FusionArguments):
+class LCRecArguments(Stage, DataArguments, DistillationArguments, FusionArguments):
     """What is this recipe's own; training is TRL's SFTConfig, model and LoRA are TRL's ModelConfig."""
 
     tasks: list[str] = field(
@@ -124,6 +125,8 @@ def check_arguments(args: LCRecArguments, config: TrainingArguments, model_args:
     if args.num_beams < max(KS):
         raise ValueError(f"num_beams is {args.num_beams}; metrics go up to {max(KS)}, so it needs {max(KS)} or more.")
     check_fusion(args)
+    if teacher_share(args, model_args) and args.stage == "rl":
+        raise ValueError("distillation is for --stage sft: leave it out, or give 0.")
     if not args.refit:
         check_saves(config)
     if model_args.model_name_or_path is not None:
@@ -136,6 +139,11 @@ def check_arguments(args: LCRecArguments, config: TrainingArguments, model_args:
         raise ValueError(f"{', '.join(ignored)}: for a pretrained model only; name one in --model_name_or_path.")
     if args.architecture == "t5" and args.history_loss == "all":
         raise ValueError("history_loss all needs a decoder-only model: give --history_loss prefix for t5.")
+
+
+def teacher_share(args: LCRecArguments, model_args: ModelConfig) -> float:
+    """Of the targets, what item-kNN names."""
+    return share_of_teacher(args.distillation, model_args.model_name_or_path is None, args.history_loss == "all")
 
 
 def check_start(args: LCRecArguments, model_args: ModelConfig) -> None:
@@ -237,7 +245,7 @@ def train_and_test(
 
     # Trainer: validation chooses the checkpoint, unless the validation items are trained on too
     adapter = adapter_config(model_args, model, vocabulary.new_token_ids, args.vocabulary_only)
-    trainer = stage_trainer(args, config, dataset, tables, recommender, model, adapter, inputs)
+    trainer = stage_trainer(args, config, model_args, dataset, tables, recommender, model, adapter, inputs)
 
     # Train or resume
     with stopwatch.stage("training"):
@@ -345,6 +353,7 @@ def open_instructions(args: LCRecArguments, dataset: RecDataset, seed: int) -> d
 def stage_trainer(
     args: LCRecArguments,
     config: RecommendationSFTConfig | RecommendationGRPOConfig,
+    model_args: ModelConfig,
     dataset: RecDataset,
     tables: dict[str, pa.Table],
     recommender: Recommender,
@@ -364,7 +373,9 @@ def stage_trainer(
         prompts = rollout_prompts(args, config, dataset, recommender)
         return build_grpo_trainer(*shared, prompts, renderer, *validates, adapter, args.beam_scores, inputs)
     examples = training_examples(args, config, dataset, tables, recommender, model.config.is_encoder_decoder)
-    return build_trainer(*shared, *examples, *validates, adapter, inputs)
+    share = teacher_share(args, model_args)
+    teacher = open_teacher(share, dataset, renderer, args.refit, args.exclude_seen)
+    return build_trainer(*shared, *examples, *validates, adapter, inputs, teacher)
 
 
 def training_examples(

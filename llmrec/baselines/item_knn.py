@@ -6,6 +6,8 @@ import numpy as np
 from scipy import sparse
 
 _USERS_AT_ONCE = 1024
+#: Below it a difference of equal sums is rounding.
+_NO_SCORE = 1e-9
 
 
 class ItemKNN:
@@ -24,9 +26,11 @@ class ItemKNN:
 
     Attributes:
         links: sparse float64 array of shape (num_items, num_items), from row to column, once fitted.
+        counts: how often each item was met, int64 of shape (num_items,), once fitted.
     """
 
     links: sparse.csr_array
+    counts: np.ndarray
 
     def __init__(self, window: int = 10, backward: float = 0.5, query_length: int = 10, decay: float = 0.7) -> None:
         self.window = window
@@ -47,8 +51,8 @@ class ItemKNN:
                 (np.full(len(earlier), 1 / gap), (earlier, later)), shape=(num_items, num_items)
             ).tocsr()
             links = links + forward + self.backward * forward.T
-        counts = np.bincount(items, minlength=num_items)
-        inverse_root = sparse.diags_array(1 / np.sqrt(np.maximum(counts, 1)))
+        self.counts = np.bincount(items, minlength=num_items)
+        inverse_root = sparse.diags_array(1 / np.sqrt(np.maximum(self.counts, 1)))
         self.links = sparse.csr_array(inverse_root @ links @ inverse_root)
         return self
 
@@ -88,9 +92,63 @@ class ItemKNN:
 
     def scores(self, histories: Sequence[Sequence[int]]) -> sparse.csr_array:
         """The items' scores for each history, none of them negative: float64 (num_users, num_items)."""
+        scores = sparse.csr_array(self._query(histories) @ self.links)
+        # sums that are equal on paper differ in the last bits with the order of addition: make them ties again
+        scores.data = np.round(scores.data, 12)
+        return scores
+
+    def scores_within(self, sequences: Sequence[Sequence[int]], exclude_seen: bool = True) -> sparse.csr_array:
+        """For each item of training sequences the scores given those before it, as other users' sequences have them.
+
+        What a sequence itself added to the links is left out, exactly if no item stands in it twice.
+
+        Args:
+            sequences: parts of the sequences that were fitted on, each unbroken; with an item or more in all of them.
+            exclude_seen: whether items that stand before get no score.
+
+        Returns:
+            float64 of shape (items of all sequences, num_items), above 0 where there is an entry; a sequence's first
+            item has none.
+        """
+        lengths = np.array([len(sequence) for sequence in sequences])
+        items = np.concatenate([np.asarray(sequence, dtype=np.int64) for sequence in sequences])
+        starts = np.cumsum(lengths) - lengths
+        scores = (
+            self._query([sequence[:place] for sequence in sequences for place in range(len(sequence))]) @ self.links
+        )
+
+        # padded to (sequences, longest): links that a sequence added from its item j to its item u, asked for at t
+        longest = lengths.max(initial=0)
+        place = np.arange(longest)
+        is_item = place < lengths[:, None]
+        padded = np.zeros(is_item.shape, dtype=np.int64)
+        padded[is_item] = items
+        gap = place - place[:, None]
+        near = np.where((gap != 0) & (np.abs(gap) <= self.window), 1 / np.maximum(np.abs(gap), 1), 0)
+        inverse_root = is_item / np.sqrt(np.maximum(self.counts[padded], 1))
+        added = np.where(gap > 0, near, self.backward * near) * inverse_root[:, :, None] * inverse_root[:, None, :]
+        steps_back = -gap - 1
+        asked = np.where(
+            (steps_back >= 0) & (steps_back < self.query_length), self.decay ** np.maximum(steps_back, 0), 0
+        )
+        own = asked @ added
+
+        sequence, row, column = np.nonzero(is_item[:, :, None] & is_item[:, None, :])
+        where = (starts[sequence] + row, padded[sequence, column])
+        scores = sparse.csr_array(scores - sparse.coo_array((own[sequence, row, column], where), shape=scores.shape))
+        if exclude_seen:
+            stands_before = column < row
+            seen = (where[0][stands_before], where[1][stands_before])
+            scores = scores - scores * (sparse.coo_array((np.ones(len(seen[0])), seen), shape=scores.shape) > 0)
+        scores.data[scores.data < _NO_SCORE] = 0
+        scores.eliminate_zeros()
+        return scores
+
+    def _query(self, histories: Sequence[Sequence[int]]) -> sparse.csr_array:
+        """Weights of the looked-up items: float64 (num_users, num_items)."""
         queries = [list(history)[-self.query_length :][::-1] for history in histories]
         weights = self.decay ** np.arange(self.query_length)
-        query = sparse.csr_array(
+        return sparse.csr_array(
             (
                 np.concatenate([weights[: len(items)] for items in queries]),
                 np.array([item for items in queries for item in items], dtype=np.int64),
@@ -98,7 +156,3 @@ class ItemKNN:
             ),
             shape=(len(queries), self.links.shape[0]),
         )
-        scores = sparse.csr_array(query @ self.links)
-        # sums that are equal on paper differ in the last bits with the order of addition: make them ties again
-        scores.data = np.round(scores.data, 12)
-        return scores

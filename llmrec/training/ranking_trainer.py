@@ -23,6 +23,7 @@ from transformers import (
 from transformers.trainer_utils import EvalLoopOutput
 from trl import SFTConfig, SFTTrainer
 
+from llmrec.training.distillation import ItemKNNTeacher, distilled_loss
 from llmrec.training.epochs import EpochCallback, EpochExamples, GroupedExamples, GroupedSampler
 from llmrec.training.examples import IGNORED_LABEL
 from llmrec.training.faults import FaultTolerance
@@ -58,8 +59,45 @@ class RankingValidation(FaultTolerance):
         return output
 
 
+def mean_over_targets(trainer: Trainer, total: torch.Tensor, labels: torch.Tensor, counted: Any) -> torch.Tensor:
+    """A batch's loss from the sum over its targets, for however many batches and processes make a step.
+
+    Args:
+        trainer: whose step it is.
+        total: of the batch, of shape ().
+        labels: of the batch.
+        counted: targets of the whole step, where the trainer counted them; else each batch counts as much.
+    """
+    targets = (labels != IGNORED_LABEL).sum() if counted is None else counted
+    loss = total / torch.as_tensor(targets).clamp(min=1)
+    if counted is None:
+        return loss / (trainer.current_gradient_accumulation_steps if trainer.model.training else 1)
+    return loss * trainer.accelerator.num_processes if trainer.args.average_tokens_across_devices else loss
+
+
 class RankingSFTTrainer(RankingValidation, SFTTrainer):
     """For decoder-only models."""
+
+    teacher: ItemKNNTeacher | None = None
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
+        if self.teacher is None or not self.model.training:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        labels = inputs["labels"][:, 1:]
+        others = {name: value for name, value in inputs.items() if name != "labels"}
+        outputs = model(**others, use_cache=False)
+        is_target = labels != IGNORED_LABEL
+        logits, targets = outputs.logits[:, :-1][is_target].float(), labels[is_target]
+        total = distilled_loss(logits, targets, self.teacher(labels.cpu().numpy()), self.teacher.share)
+        self._metrics["train"]["mean_token_accuracy"].append((logits.argmax(-1) == targets).float().mean().item())
+        loss = mean_over_targets(self, total, labels, num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         with small_tiles(self.args.device):
@@ -82,12 +120,8 @@ class RankingSeq2SeqTrainer(RankingValidation, Seq2SeqTrainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> Any:
-        targets = (inputs["labels"] != IGNORED_LABEL).sum() if num_items_in_batch is None else num_items_in_batch
-        loss = model(**inputs, targets_only=True)["loss"] / torch.as_tensor(targets).clamp(min=1)
-        if num_items_in_batch is None:
-            loss = loss / (self.current_gradient_accumulation_steps if model.training else 1)
-        elif self.args.average_tokens_across_devices:
-            loss = loss * self.accelerator.num_processes
+        total = model(**inputs, targets_only=True)["loss"]
+        loss = mean_over_targets(self, total, inputs["labels"], num_items_in_batch)
         return (loss, {"loss": loss}) if return_outputs else loss
 
 
@@ -101,6 +135,7 @@ def build_trainer(
     early_stopping_patience: int | None,
     peft_config: PeftConfig | None = None,
     inputs: Mapping[str, str] | None = None,
+    teacher: ItemKNNTeacher | None = None,
 ) -> Trainer:
     """The trainer that fits the model's architecture.
 
@@ -114,6 +149,7 @@ def build_trainer(
         early_stopping_patience: evaluations without a better ``metric_for_best_model`` before training stops.
         peft_config: LoRA, or None for full fine-tuning.
         inputs: fingerprints of what is trained on, noted in every checkpoint.
+        teacher: what it expects joins the targets of whole histories; for decoder-only models.
     """
     shard_on_cpu()
     callbacks: list[TrainerCallback] = [EpochCallback(train_examples)]
@@ -151,6 +187,7 @@ def build_trainer(
             args.packing = False
             collator = PackedCollator(tokenizer.pad_token_id, args.pad_to_multiple_of)
         trainer = RankingSFTTrainer(args=args, peft_config=peft_config, data_collator=collator, **shared)
+        trainer.teacher = teacher
         prepare_adapter(trainer.model)
     trainer.ranking_evaluation = ranking_evaluation
     trainer.inputs = inputs

@@ -45,6 +45,29 @@ def test_equals_brute_force_on_random_sequences(sequences, histories):
         assert [scores[item] for item in returned] == pytest.approx(sorted((scores[i] for i in allowed), reverse=True))
 
 
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.lists(st.integers(0, NUM_ITEMS - 1), min_size=1, max_size=9, unique=True), min_size=2, max_size=6),
+    st.booleans(),
+)
+def test_scores_within_a_sequence_are_those_of_the_other_sequences(sequences, exclude_seen):
+    asked, others = sequences[0], sequences[1:]
+    everything = ItemKNN().fit(sequences, NUM_ITEMS)
+    scores = everything.scores_within([asked[:1], asked], exclude_seen).toarray()[len(asked[:1]) :]
+    counts = np.bincount([item for sequence in sequences for item in sequence], minlength=NUM_ITEMS)
+    of_others = np.bincount([item for sequence in others for item in sequence], minlength=NUM_ITEMS)
+    for place, row in enumerate(scores):
+        for target in range(NUM_ITEMS):
+            expected = sum(
+                brute_force_scores(others, [source]).get(target, 0)
+                * 0.7**steps_back
+                * sqrt(of_others[source] * of_others[target] / (counts[source] * counts[target] or 1))
+                for steps_back, source in enumerate(reversed(asked[:place]))
+            )
+            is_out = exclude_seen and target in asked[:place]
+            assert row[target] == pytest.approx(0 if is_out else expected, abs=1e-8)
+
+
 def test_prefers_what_follows_and_breaks_ties_by_index():
     model = ItemKNN().fit([[0, 2, 3], [5, 2, 1]], num_items=6)
     # 1 and 3 follow item 2, 0 and 5 precede it

@@ -9,6 +9,7 @@ from trl import ModelConfig
 from llmrec.prompts.history import history_prompt
 from llmrec.prompts.renderer import SegmentRenderer
 from llmrec.training.arguments import RecommendationSFTConfig
+from llmrec.training.distillation import ItemKNNTeacher
 from llmrec.training.epochs import EpochExamples
 from llmrec.training.examples import ExampleSource, HistoryWindows, TargetExamples
 from llmrec.training.ranking_trainer import build_trainer
@@ -65,6 +66,33 @@ def test_packed_and_grouped_batches_have_the_loss_of_plain_ones(tmp_path, source
     )
     assert packed == pytest.approx(plain, abs=1e-4)
     assert grouped == pytest.approx(plain, abs=1e-4)
+
+
+def _train_loss(trainer: Trainer) -> float:
+    """As ``_pass_loss``, of a model in training that drops nothing."""
+    total, targets = 0.0, 0
+    trainer.model.train()
+    for batch in trainer.get_train_dataloader():
+        count = int((batch["labels"][:, 1:] != -100).sum())
+        with torch.no_grad():
+            total += float(trainer.compute_loss(trainer.model, batch, num_items_in_batch=count)) * count
+        targets += count
+    return total / targets
+
+
+def test_a_teacher_moves_the_loss_of_training_alike_in_all_batches_and_not_that_of_validation(tmp_path) -> None:
+    def distilled(**options) -> Trainer:
+        trainer = _trainer(tmp_path, **options)
+        renderer = trainer.train_examples.sources[0].renderer
+        sequences = [[int(item) for item in s] for s in trainer.train_examples.sources[0].windows.sequences]
+        trainer.teacher = ItemKNNTeacher(sequences, renderer.vocabulary.item_token_ids(CATALOG.semantic_ids), 0.5)
+        return trainer
+
+    plain = _train_loss(distilled(per_device_train_batch_size=4))
+    assert _train_loss(distilled(per_device_train_batch_size=2, packing=True)) == pytest.approx(plain, abs=1e-4)
+    untaught = _trainer(tmp_path, per_device_train_batch_size=4)
+    assert plain != pytest.approx(_train_loss(untaught), abs=1e-3)
+    assert _pass_loss(distilled(per_device_train_batch_size=4)) == pytest.approx(_pass_loss(untaught), abs=1e-6)
 
 
 def test_packing_takes_fewer_rows_and_grouping_less_padding(tmp_path) -> None:
