@@ -57,8 +57,8 @@ from llmrec.recipe.evaluation import rank_users, ranking_evaluation, report
 from llmrec.recipe.fusion import FusionArguments, check_fusion, open_fusion
 from llmrec.recipe.run import push_checkpoint, run_options, set_up_logging, start_run
 from llmrec.training.arguments import (
+    LCRecSFTConfig,
     RecommendationGRPOConfig,
-    RecommendationSFTConfig,
     check_saves,
     choose_by_validation,
 )
@@ -74,6 +74,8 @@ from llmrec.training.stopwatch import Stopwatch
 from llmrec.training.tuning import adapter_config, merge_adapter, tuning_name
 
 logger = logging.getLogger(f"llmrec.{Path(__file__).stem}")
+
+DROPOUT = 0.2
 
 
 @dataclass
@@ -112,9 +114,16 @@ class LCRecArguments(Stage, DataArguments, DistillationArguments, FusionArgument
     architecture: Literal["qwen3", "t5"] = field(
         default="qwen3", metadata={"help": "Small model built when no --model_name_or_path is given; t5 is TIGER's."}
     )
-    hidden_size: int = field(default=128, metadata={"help": "Width of the small model."})
-    num_layers: int = field(default=4, metadata={"help": "Layers of the small model."})
-    dropout: float = field(default=0.0, metadata={"help": "Dropout of the small model."})
+    hidden_size: int = field(default=256, metadata={"help": "Width of the small model."})
+    num_layers: int = field(default=2, metadata={"help": "Layers of the small model."})
+    dropout: float | None = field(default=None, metadata={"help": f"Dropout of the small model; unset: {DROPOUT}."})
+    # the recommended configuration, the same for every dataset: docs/benchmarks.md
+    codebook_size: int = field(default=512, metadata={"help": "Codes of each level; the paper has 256 and 4 levels."})
+    max_history: int = field(default=20, metadata={"help": "Latest items of a history that the model sees."})
+    early_stopping_patience: int | None = field(
+        default=None,
+        metadata={"help": "Stop after so many validations without a better ndcg@10; unset: never, as cosine wants it."},
+    )
 
 
 def check_arguments(args: LCRecArguments, config: TrainingArguments, model_args: ModelConfig) -> None:
@@ -130,7 +139,7 @@ def check_arguments(args: LCRecArguments, config: TrainingArguments, model_args:
     if not args.refit:
         check_saves(config)
     if model_args.model_name_or_path is not None:
-        if args.dropout:
+        if args.dropout is not None:
             raise ValueError("dropout: for the small model only; a pretrained one has its own in its config.")
         return
     pretrained = ("load_in_4bit", "load_in_8bit", "attn_implementation")
@@ -160,6 +169,12 @@ def check_start(args: LCRecArguments, model_args: ModelConfig) -> None:
         )
 
 
+def small_config(args: LCRecArguments) -> SmallModelConfig:
+    """Size of the model that is built where none is named."""
+    dropout = DROPOUT if args.dropout is None else args.dropout
+    return SmallModelConfig(args.architecture, args.hidden_size, args.num_layers, dropout=dropout)
+
+
 def prompt_options(args: LCRecArguments) -> dict[str, Any]:
     """How prompts are worded, as a checkpoint notes it."""
     return {"history_loss": args.history_loss, "opening": HISTORY_OPENING, "max_history": args.max_history}
@@ -183,11 +198,11 @@ def protocol_options(
 
 def parse_arguments(
     argv: list[str] | None,
-) -> tuple[LCRecArguments, RecommendationSFTConfig | RecommendationGRPOConfig, ModelConfig]:
+) -> tuple[LCRecArguments, LCRecSFTConfig | RecommendationGRPOConfig, ModelConfig]:
     """Command line over the YAML file of --config over defaults; an unknown name is an error."""
     first = TrlParser(Stage, add_help=False, allow_abbrev=False)
     chosen = first.parse_args_and_config(argv, return_remaining_strings=True)[0].stage
-    training = RecommendationGRPOConfig if chosen == "rl" else RecommendationSFTConfig
+    training = RecommendationGRPOConfig if chosen == "rl" else LCRecSFTConfig
     return TrlParser((LCRecArguments, training, ModelConfig)).parse_args_and_config(argv)
 
 
@@ -204,7 +219,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def train_and_test(
     args: LCRecArguments,
-    config: RecommendationSFTConfig | RecommendationGRPOConfig,
+    config: LCRecSFTConfig | RecommendationGRPOConfig,
     model_args: ModelConfig,
     run: RunFolder,
 ) -> None:
@@ -223,7 +238,7 @@ def train_and_test(
             tables = open_instructions(args, dataset, config.seed)
 
     # Model and vocabulary
-    small = SmallModelConfig(args.architecture, args.hidden_size, args.num_layers, dropout=args.dropout)
+    small = small_config(args)
     model, tokenizer, vocabulary = load_backbone(model_args, small, catalog, args.initialization, config.seed)
     inputs = {
         "split": dataset.fingerprint,
@@ -352,7 +367,7 @@ def open_instructions(args: LCRecArguments, dataset: RecDataset, seed: int) -> d
 
 def stage_trainer(
     args: LCRecArguments,
-    config: RecommendationSFTConfig | RecommendationGRPOConfig,
+    config: LCRecSFTConfig | RecommendationGRPOConfig,
     model_args: ModelConfig,
     dataset: RecDataset,
     tables: dict[str, pa.Table],
@@ -380,7 +395,7 @@ def stage_trainer(
 
 def training_examples(
     args: LCRecArguments,
-    config: RecommendationSFTConfig,
+    config: LCRecSFTConfig,
     dataset: RecDataset,
     tables: dict[str, pa.Table],
     recommender: Recommender,

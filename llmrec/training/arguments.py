@@ -80,6 +80,17 @@ class RecommendationSFTConfig(SharedDefaults, SFTConfig):
 
 
 @dataclass
+class LCRecSFTConfig(RecommendationSFTConfig):
+    """The recommended configuration's training, the same for every dataset (docs/benchmarks.md)."""
+
+    num_train_epochs: float = field(default=20, metadata={"help": "Passes over the training examples."})
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Sequences in a training batch."})
+    train_sampling_strategy: str = field(
+        default="group_by_length", metadata={"help": "How batches are made; packed sequences are drawn at random."}
+    )
+
+
+@dataclass
 class ULMRecSFTConfig(RecommendationSFTConfig):
     """The same, in a folder of its own."""
 

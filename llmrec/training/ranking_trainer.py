@@ -159,8 +159,10 @@ def build_trainer(
         raise ValueError("packing is for decoder-only models: give --train_sampling_strategy group_by_length instead.")
     if model.config._attn_implementation == VARLEN and not torch.cuda.is_available():
         raise ValueError(f"attn_implementation {VARLEN} needs a CUDA GPU: give --attn_implementation sdpa.")
-    if args.packing and args.train_sampling_strategy == "group_by_length":
-        raise ValueError("packed sequences are of one length: give packing or group_by_length, not both.")
+    if args.packing:
+        # packed sequences are of one length already
+        args = copy.copy(args)
+        args.train_sampling_strategy = "random"
     with args.main_process_first(desc="tokenizing"):
         train_dataset = _train_dataset(train_examples, args)
     shared: dict[str, Any] = {
@@ -183,7 +185,6 @@ def build_trainer(
         collator = None
         if args.packing and not flattens_batches(model.config._attn_implementation):
             # TRL's packing flattens a batch to one sequence, which needs the kernels; with others the rows stay apart
-            args = copy.copy(args)
             args.packing = False
             collator = PackedCollator(tokenizer.pad_token_id, args.pad_to_multiple_of)
         trainer = RankingSFTTrainer(args=args, peft_config=peft_config, data_collator=collator, **shared)

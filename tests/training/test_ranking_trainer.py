@@ -108,9 +108,12 @@ def test_packing_takes_fewer_rows_and_grouping_less_padding(tmp_path) -> None:
     assert tokens[2] < tokens[0]
 
 
-def test_packing_and_grouping_exclude_each_other(tmp_path) -> None:
-    with pytest.raises(ValueError, match="not both"):
-        _trainer(tmp_path, packing=True, train_sampling_strategy="group_by_length")
+def test_grouping_leaves_packed_rows_as_they_are(tmp_path) -> None:
+    def batches(**options) -> list[list[list[int]]]:
+        loader = _trainer(tmp_path, packing=True, per_device_train_batch_size=4, **options).get_train_dataloader()
+        return [batch["input_ids"].tolist() for batch in loader]
+
+    assert batches(train_sampling_strategy="group_by_length") == batches()
 
 
 def test_packing_is_refused_for_an_encoder_decoder(tmp_path) -> None:
