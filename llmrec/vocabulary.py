@@ -185,6 +185,37 @@ def resize_embeddings(
         _initialize_rows(module, vocabulary, rows, generator)
 
 
+@torch.no_grad()
+def start_from_codebooks(
+    model: PreTrainedModel, vocabulary: ItemVocabulary, codebooks: torch.Tensor, seed: int
+) -> None:
+    """Let the rows of codes start with the distances that their codebook has, in place; tied weights stay tied.
+
+    A codebook is centred, turned into the model's width by a random projection with orthonormal rows or columns, and
+    scaled to the embeddings' standard deviation. A disambiguation level has no codebook: its rows stay. Our choice, for
+    a model that is trained from scratch; it learns in fewer passes (docs/benchmarks.md).
+
+    Args:
+        model: with rows for all tokens.
+        vocabulary: of the catalogue that ``codebooks`` made.
+        codebooks: float32 (num_codebooks, codebook_size, latent_dim), as an item tokenizer has them.
+        seed: of the projection.
+    """
+    weight = model.get_input_embeddings().weight
+    std = weight.float().std()
+    generator = torch.Generator().manual_seed(seed)
+    for level, codebook in enumerate(codebooks.float().cpu()):
+        width, latent_dim = weight.shape[1], codebook.shape[1]
+        noise = torch.randn(max(width, latent_dim), min(width, latent_dim), generator=generator)
+        basis = torch.linalg.qr(noise).Q
+        rows = (codebook - codebook.mean(0)) @ (basis if latent_dim > width else basis.T)
+        if not rows.any():
+            continue  # a level that had nothing left to tell apart
+        rows *= std / rows.std()
+        token_ids = torch.from_numpy(vocabulary.code_token_ids[level, : len(codebook)])
+        weight[token_ids] = rows.to(weight)
+
+
 def _code_text_rows(vocabulary: ItemVocabulary, catalog: Catalog) -> dict[int, np.ndarray]:
     """For each new token id, the token ids of the titles of the items that carry its code (repeats kept)."""
     titles = [np.array(vocabulary.encode_text(title), dtype=np.int64) for title in catalog.titles]

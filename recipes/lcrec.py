@@ -44,6 +44,7 @@ from llmrec.evaluation import Evaluator, sample_users
 from llmrec.evaluation.comparison import compare_models
 from llmrec.evaluation.recommender import Recommender
 from llmrec.hub import load_checkpoint, save_checkpoint, save_fusion, save_model_card
+from llmrec.item_tokenizer import ItemTokenizer
 from llmrec.item_tokenizer.stage import TOKENIZER_FOLDER
 from llmrec.metrics import KS
 from llmrec.models.from_config import SmallModelConfig
@@ -107,6 +108,10 @@ class LCRecArguments(Stage, DataArguments, DistillationArguments, FusionArgument
         default="text",
         metadata={"help": "New rows of a pretrained model: from item titles, or random."},
     )
+    start_from_codebooks: bool = field(
+        default=True,
+        metadata={"help": "The small model's codes start where the item tokenizer has them; false: anywhere."},
+    )
     vocabulary_only: bool = field(
         default=False,
         metadata={"help": "Train the new vocabulary rows alone: a first stage, whose checkpoint the next starts from."},
@@ -118,7 +123,7 @@ class LCRecArguments(Stage, DataArguments, DistillationArguments, FusionArgument
     num_layers: int = field(default=2, metadata={"help": "Layers of the small model."})
     dropout: float | None = field(default=None, metadata={"help": f"Dropout of the small model; unset: {DROPOUT}."})
     # the recommended configuration, the same for every dataset: docs/benchmarks.md
-    codebook_size: int = field(default=512, metadata={"help": "Codes of each level; the paper has 256 and 4 levels."})
+    codebook_size: int = field(default=1024, metadata={"help": "Codes of each level; the paper has 256 and 4 levels."})
     max_history: int = field(default=20, metadata={"help": "Latest items of a history that the model sees."})
     early_stopping_patience: int | None = field(
         default=None,
@@ -169,10 +174,16 @@ def check_start(args: LCRecArguments, model_args: ModelConfig) -> None:
         )
 
 
-def small_config(args: LCRecArguments) -> SmallModelConfig:
-    """Size of the model that is built where none is named."""
+def base_model(
+    args: LCRecArguments, model_args: ModelConfig, catalog: Catalog, item_tokenizer_folder: Path, seed: int
+) -> tuple[Any, ...]:
+    """What ``load_backbone`` needs beside ``model_args``."""
     dropout = DROPOUT if args.dropout is None else args.dropout
-    return SmallModelConfig(args.architecture, args.hidden_size, args.num_layers, dropout=dropout)
+    small = SmallModelConfig(args.architecture, args.hidden_size, args.num_layers, dropout=dropout)
+    codebooks = None
+    if args.start_from_codebooks and model_args.model_name_or_path is None:
+        codebooks = ItemTokenizer.load(item_tokenizer_folder).quantizer.codebooks
+    return small, catalog, args.initialization, seed, (), codebooks
 
 
 def prompt_options(args: LCRecArguments) -> dict[str, Any]:
@@ -238,8 +249,8 @@ def train_and_test(
             tables = open_instructions(args, dataset, config.seed)
 
     # Model and vocabulary
-    small = small_config(args)
-    model, tokenizer, vocabulary = load_backbone(model_args, small, catalog, args.initialization, config.seed)
+    base = base_model(args, model_args, catalog, item_tokenizer_folder, config.seed)
+    model, tokenizer, vocabulary = load_backbone(model_args, *base)
     inputs = {
         "split": dataset.fingerprint,
         "catalog": catalog.fingerprint,
@@ -268,7 +279,7 @@ def train_and_test(
 
     # Save once; validation says how much of item-kNN the search takes in; test against the floors; card, push
     improved = args.stage == "sft" or args.refit or trainer.state.best_model_checkpoint is not None
-    device = save(args, config, model_args, trainer, tokenizer, catalog, small, item_tokenizer_folder, improved)
+    device = save(args, config, model_args, trainer, tokenizer, catalog, base, item_tokenizer_folder, improved)
     del trainer, model
     model = load_checkpoint(run.folder).model.to(device)
     evaluator = Evaluator(dataset, catalog.item_ids, "test", exclude_seen=args.exclude_seen, refit=args.refit)
@@ -303,7 +314,7 @@ def save(
     trainer: Trainer,
     tokenizer: PreTrainedTokenizerBase,
     catalog: Catalog,
-    small: SmallModelConfig,
+    base: tuple[Any, ...],
     item_tokenizer_folder: Path,
     improved: bool,
 ) -> torch.device:
@@ -318,9 +329,8 @@ def save(
     if trainer.is_world_process_zero():
         folder, trained = Path(config.output_dir), trainer.accelerator.unwrap_model(trainer.model)
         if improved:
-            made_of = (small, catalog, args.initialization, config.seed)
             adapter = trained, folder / "adapter", model_args
-            model = merge_adapter(*adapter, lambda whole: load_backbone(whole, *made_of)[0], weights)
+            model = merge_adapter(*adapter, lambda whole: load_backbone(whole, *base)[0], weights)
         else:
             logger.warning("No checkpoint ranked the validation users better than the start did: the start is kept.")
             model, _ = load_pretrained(model_args, quantized=False)

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, Qwen3
 from llmrec.models.from_config import train_text_tokenizer
 from llmrec.prompts.renderer import SegmentRenderer
 from llmrec.prompts.segments import Segment, user_segment
-from llmrec.vocabulary import ItemVocabulary, code_token, resize_embeddings
+from llmrec.vocabulary import ItemVocabulary, code_token, resize_embeddings, start_from_codebooks
 from tests.tiny import make_catalog, make_model
 
 HOSTILE_TITLES = [
@@ -207,3 +207,30 @@ def test_a_users_index_is_spelt_out_or_has_its_tokens(user_codebook_sizes) -> No
         expected = vocabulary.encode_text("User: <a_2> <b_17>")
         assert not set(expected) & set(vocabulary.new_token_ids)
     assert tokens == [*expected, *renderer.item_tokens("4")]
+
+
+@pytest.mark.parametrize("latent_dim", [5, 64])
+def test_codes_start_with_the_distances_of_their_codebook(latent_dim) -> None:
+    model, _, vocabulary = make_model(make_catalog(num_items=30))
+    levels = len(vocabulary.codebook_sizes) - 1  # the last one disambiguates
+    size = vocabulary.codebook_sizes[0]
+    codebooks = torch.randn(levels, size, latent_dim, generator=torch.Generator().manual_seed(0)) + 3
+    weight = model.get_input_embeddings().weight
+    before, std = weight.detach().clone(), weight.std().item()
+    start_from_codebooks(model, vocabulary, codebooks, seed=1)
+    touched = vocabulary.code_token_ids[:levels, :size].ravel().tolist()
+    untouched = sorted(set(range(len(weight))) - set(touched))
+    assert torch.equal(weight[untouched], before[untouched])
+    assert model.get_output_embeddings().weight is weight
+    for level, codebook in enumerate(codebooks):
+        rows = weight[vocabulary.code_token_ids[level, :size].tolist()].detach()
+        assert rows.std().item() == pytest.approx(std, rel=1e-3)
+        assert rows.mean(0).abs().max() < 1e-6
+        if latent_dim <= weight.shape[1]:  # nothing is projected away
+            ratio = torch.pdist(rows) / torch.pdist(codebook)
+            torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio), rtol=1e-3, atol=0)
+    again = before.clone()
+    with torch.no_grad():
+        weight.copy_(again)
+    start_from_codebooks(model, vocabulary, codebooks, seed=1)
+    assert rows.equal(weight[vocabulary.code_token_ids[level, :size].tolist()])

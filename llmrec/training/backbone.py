@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Sequence
 
+from torch import Tensor
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -19,7 +20,14 @@ from llmrec.models.from_config import SmallModelConfig, build_small_model, train
 from llmrec.prompts.history import HISTORY_OPENING
 from llmrec.prompts.lcrec import TEMPLATES
 from llmrec.training.varlen_attention import register_varlen_attention
-from llmrec.vocabulary import Initialization, ItemVocabulary, bind_catalog, check_catalog, resize_embeddings
+from llmrec.vocabulary import (
+    Initialization,
+    ItemVocabulary,
+    bind_catalog,
+    check_catalog,
+    resize_embeddings,
+    start_from_codebooks,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +39,7 @@ def load_backbone(
     initialization: Initialization,
     seed: int,
     user_codebook_sizes: Sequence[int] = (),
+    codebooks: Tensor | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, ItemVocabulary]:
     """Model and tokenizer with the catalogue's tokens in both.
 
@@ -38,9 +47,10 @@ def load_backbone(
         model_args: TRL's; ``model_name_or_path`` is a Hub name or a folder, None builds the small model.
         small: its size.
         catalog: whose codes become tokens.
-        initialization: of a pretrained model's new rows; a model from a config is random anyway.
+        initialization: of a pretrained model's new rows.
         seed: of the small model and of the rows' noise.
         user_codebook_sizes: of users' indices, where their codes become tokens too.
+        codebooks: of the item tokenizer, where the small model's codes start; None: anywhere.
 
     Raises:
         DataError: if training starts from a checkpoint of ours whose item tokens mean another catalogue's items.
@@ -50,6 +60,8 @@ def load_backbone(
         tokenizer = train_text_tokenizer(_texts(catalog), small.text_vocab_size)
         vocabulary = ItemVocabulary.add_to(tokenizer, catalog.codebook_sizes, user_codebook_sizes)
         model = build_small_model(small, tokenizer, seed)
+        if codebooks is not None:
+            start_from_codebooks(model, vocabulary, codebooks, seed)
         bind_catalog(model, catalog)
         logger.info("Built a %s of %.2fM parameters from its config.", small.architecture, _millions(model))
         return model, tokenizer, vocabulary
