@@ -30,10 +30,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
-import torch
 from accelerate import PartialState
 from peft import PeftConfig
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import PreTrainedModel, Trainer, TrainingArguments
 from trl import ModelConfig, TrlParser
 
 from llmrec.atomic import write_json
@@ -43,7 +42,7 @@ from llmrec.dataset import RecDataset
 from llmrec.evaluation import Evaluator, sample_users
 from llmrec.evaluation.comparison import compare_models
 from llmrec.evaluation.recommender import Recommender
-from llmrec.hub import load_checkpoint, save_checkpoint, save_fusion, save_model_card
+from llmrec.hub import load_checkpoint, save_fusion, save_model_card
 from llmrec.item_tokenizer import ItemTokenizer
 from llmrec.item_tokenizer.stage import TOKENIZER_FOLDER
 from llmrec.metrics import KS
@@ -57,6 +56,7 @@ from llmrec.recipe.distillation import DistillationArguments, open_teacher, shar
 from llmrec.recipe.evaluation import rank_users, ranking_evaluation, report
 from llmrec.recipe.fusion import FusionArguments, check_fusion, open_fusion
 from llmrec.recipe.run import push_checkpoint, run_options, set_up_logging, start_run
+from llmrec.recipe.save import save_trained
 from llmrec.training.arguments import (
     LCRecSFTConfig,
     RecommendationGRPOConfig,
@@ -67,12 +67,12 @@ from llmrec.training.backbone import load_backbone, load_pretrained
 from llmrec.training.epochs import EpochExamples
 from llmrec.training.examples import HistoryWindows, InstructionExamples, TargetExamples
 from llmrec.training.grpo_trainer import build_grpo_trainer
-from llmrec.training.processes import check_sharding, end_training, whole_state_dict
+from llmrec.training.processes import check_sharding
 from llmrec.training.ranking_trainer import build_trainer
 from llmrec.training.rollouts import RolloutPrompts
 from llmrec.training.run_folder import RunFolder, vocabulary_fingerprint, weights_fingerprint
 from llmrec.training.stopwatch import Stopwatch
-from llmrec.training.tuning import adapter_config, merge_adapter, tuning_name
+from llmrec.training.tuning import adapter_config, tuning_name
 
 logger = logging.getLogger(f"llmrec.{Path(__file__).stem}")
 
@@ -198,6 +198,7 @@ def protocol_options(
     return {
         "max_history": args.max_history,
         "history_loss": args.history_loss,
+        "distillation": teacher_share(args, model_args),
         "num_beams": args.num_beams,
         "beam_scores": args.beam_scores,
         "fusion_weight": 0 if fusion is None else fusion.weight,
@@ -279,7 +280,19 @@ def train_and_test(
 
     # Save once; validation says how much of item-kNN the search takes in; test against the floors; card, push
     improved = args.stage == "sft" or args.refit or trainer.state.best_model_checkpoint is not None
-    device = save(args, config, model_args, trainer, tokenizer, catalog, base, item_tokenizer_folder, improved)
+    device = save_trained(
+        trainer,
+        model_args,
+        base,
+        tokenizer,
+        catalog,
+        item_tokenizer_folder,
+        run_options(args, config, model_args),
+        prompt_options(args),
+        improved,
+        method="lcrec",
+        fusion_pending=True,
+    )
     del trainer, model
     model = load_checkpoint(run.folder).model.to(device)
     evaluator = Evaluator(dataset, catalog.item_ids, "test", exclude_seen=args.exclude_seen, refit=args.refit)
@@ -305,41 +318,6 @@ def train_and_test(
         )
         push_checkpoint(run.folder, config, push)
         run.finish(table)
-
-
-def save(
-    args: LCRecArguments,
-    config: TrainingArguments,
-    model_args: ModelConfig,
-    trainer: Trainer,
-    tokenizer: PreTrainedTokenizerBase,
-    catalog: Catalog,
-    base: tuple[Any, ...],
-    item_tokenizer_folder: Path,
-    improved: bool,
-) -> torch.device:
-    """One process writes the checkpoint, of weights that all of them may hold in shards; then training is given up.
-
-    A training that has not ``improved`` the model leaves the one that it started from.
-
-    Returns:
-        The device of this process.
-    """
-    weights = whole_state_dict(trainer)
-    if trainer.is_world_process_zero():
-        folder, trained = Path(config.output_dir), trainer.accelerator.unwrap_model(trainer.model)
-        if improved:
-            adapter = trained, folder / "adapter", model_args
-            model = merge_adapter(*adapter, lambda whole: load_backbone(whole, *base)[0], weights)
-        else:
-            logger.warning("No checkpoint ranked the validation users better than the start did: the start is kept.")
-            model, _ = load_pretrained(model_args, quantized=False)
-        options = run_options(args, config, model_args)
-        prompts = prompt_options(args)
-        checkpoint = (model, tokenizer, catalog, item_tokenizer_folder, options, prompts)
-        state_dict = weights if model is trained else None
-        save_checkpoint(folder, *checkpoint, method="lcrec", state_dict=state_dict, fusion_pending=True)
-    return end_training(trainer)
 
 
 def compare_with_start(

@@ -26,9 +26,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from accelerate import PartialState
-from transformers import PreTrainedTokenizerBase, Trainer
 from trl import ModelConfig, TrlParser
 
 from llmrec.atomic import write_json
@@ -45,7 +43,7 @@ from llmrec.evaluation.candidates import (
     format_candidates,
 )
 from llmrec.evaluation.recommender import Recommender
-from llmrec.hub import load_checkpoint, save_checkpoint, save_model_card
+from llmrec.hub import load_checkpoint, save_model_card
 from llmrec.item_tokenizer.user_index import UserIndex
 from llmrec.metrics import KS
 from llmrec.models.from_config import SmallModelConfig
@@ -58,16 +56,17 @@ from llmrec.recipe.data import DataArguments, open_catalog, open_dataset
 from llmrec.recipe.evaluation import SearchArguments, rank_users, ranking_evaluation, report
 from llmrec.recipe.item_features import open_sasrec, training_rows
 from llmrec.recipe.run import push_checkpoint, run_options, set_up_logging, start_run
+from llmrec.recipe.save import save_trained
 from llmrec.recipe.user_examples import UserExampleArguments, alignment_pairs, training_examples
 from llmrec.recipe.user_index import UserIndexArguments, open_user_index
 from llmrec.serving.checkpoint import ServedCheckpoint, open_served
 from llmrec.training.arguments import ULMRecSFTConfig, check_saves, choose_by_validation
 from llmrec.training.backbone import load_backbone
-from llmrec.training.processes import check_sharding, end_training, whole_state_dict
+from llmrec.training.processes import check_sharding
 from llmrec.training.ranking_trainer import build_trainer
 from llmrec.training.run_folder import RunFolder, vocabulary_fingerprint, weights_fingerprint
 from llmrec.training.stopwatch import Stopwatch
-from llmrec.training.tuning import adapter_config, merge_adapter, tuning_name
+from llmrec.training.tuning import adapter_config, tuning_name
 from llmrec.vocabulary import ItemVocabulary
 
 logger = logging.getLogger(f"llmrec.{Path(__file__).stem}")
@@ -227,7 +226,18 @@ def train_and_test(args: ULMRecArguments, config: ULMRecSFTConfig, model_args: M
         trainer.train(resume_from_checkpoint=run.last_checkpoint)
 
     # Save once; test what was saved against the floors; card, push
-    device = save(args, config, model_args, trainer, tokenizer, catalog, item_tokenizer_folder, users, base)
+    device = save_trained(
+        trainer,
+        model_args,
+        base,
+        tokenizer,
+        catalog,
+        item_tokenizer_folder,
+        run_options(args, config, model_args),
+        prompt_options(args),
+        method="ulmrec",
+        users=users,
+    )
     del trainer, model
     model = load_checkpoint(run.folder).model.to(device)
     evaluator = Evaluator(dataset, catalog.item_ids, "test", exclude_seen=args.exclude_seen, refit=args.refit)
@@ -307,30 +317,6 @@ def example_prompt(recommender: Recommender | CandidateRecommender, user_id: str
     if isinstance(recommender, CandidateRecommender):
         return recommender.prompt_tokens([0, 1], [2, 3], user_id)
     return recommender.prompt_tokens([0, 1], is_encoder_decoder=False, user_id=user_id)
-
-
-def save(
-    args: ULMRecArguments,
-    config: ULMRecSFTConfig,
-    model_args: ModelConfig,
-    trainer: Trainer,
-    tokenizer: PreTrainedTokenizerBase,
-    catalog: Catalog,
-    item_tokenizer_folder: Path | None,
-    users: UserIndex | None,
-    base: tuple[Any, ...],
-) -> torch.device:
-    """One process writes the checkpoint, adapters merged; then training is given up. Returns this process' device."""
-    weights = whole_state_dict(trainer)
-    if trainer.is_world_process_zero():
-        folder, trained = Path(config.output_dir), trainer.accelerator.unwrap_model(trainer.model)
-        adapter = trained, folder / "adapter", model_args
-        model = merge_adapter(*adapter, lambda whole: load_backbone(whole, *base)[0], weights)
-        options = run_options(args, config, model_args)
-        checkpoint = (model, tokenizer, catalog, item_tokenizer_folder, options, prompt_options(args))
-        state = weights if model is trained else None
-        save_checkpoint(folder, *checkpoint, method="ulmrec", state_dict=state, users=users)
-    return end_training(trainer)
 
 
 if __name__ == "__main__":
