@@ -142,9 +142,12 @@ def main() -> None:
     parser.add_argument("--output", default="benchmarks/results/launch_curves.json")
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="more options of the recipe, last")
     args = parser.parse_args()
+    is_pretrained = "--model_name_or_path" in args.options
     options = ["--dataset_dir", str(Path(args.dataset_dir).resolve()), "--max_steps", str(args.steps)]
     options += ["--save_strategy", "steps", "--save_steps", str(args.steps // 2), "--valid_users", "50"]
-    options += ["--logging_steps", "1", "--disable_tqdm", "True", *args.options]
+    options += ["--logging_steps", "1", "--disable_tqdm", "True"]
+    # grouped batches depend on the number of processes, and each process draws its own dropout
+    options += ["--train_sampling_strategy", "random", *([] if is_pretrained else ["--dropout", "0"]), *args.options]
     runs: dict[str, dict[str, Any]] = {}
     with TemporaryDirectory() as folder:
         for name in dict.fromkeys(["cpu", *args.launches]):
