@@ -139,7 +139,8 @@ def check_arguments(args: LCRecArguments, config: TrainingArguments, model_args:
     if args.num_beams < max(KS):
         raise ValueError(f"num_beams is {args.num_beams}; metrics go up to {max(KS)}, so it needs {max(KS)} or more.")
     check_fusion(args)
-    if teacher_share(args, model_args) and args.stage == "rl":
+    teacher_share(args, model_args)  # refuses what is none
+    if args.distillation and args.stage == "rl":
         raise ValueError("distillation is for --stage sft: leave it out, or give 0.")
     if not args.refit:
         check_saves(config)
@@ -156,8 +157,12 @@ def check_arguments(args: LCRecArguments, config: TrainingArguments, model_args:
 
 
 def teacher_share(args: LCRecArguments, model_args: ModelConfig) -> float:
-    """Of the targets, what item-kNN names."""
-    return share_of_teacher(args.distillation, model_args.model_name_or_path is None, args.history_loss == "all")
+    """Of the targets of supervised fine-tuning, what item-kNN names."""
+    return (
+        0
+        if args.stage == "rl"
+        else share_of_teacher(args.distillation, model_args.model_name_or_path is None, args.history_loss == "all")
+    )
 
 
 def check_start(args: LCRecArguments, model_args: ModelConfig) -> None:
