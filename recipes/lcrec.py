@@ -140,8 +140,6 @@ def check_arguments(args: LCRecArguments, config: TrainingArguments, model_args:
         raise ValueError(f"num_beams is {args.num_beams}; metrics go up to {max(KS)}, so it needs {max(KS)} or more.")
     check_fusion(args)
     teacher_share(args, model_args)  # refuses what is none
-    if args.distillation and args.stage == "rl":
-        raise ValueError("distillation is for --stage sft: leave it out, or give 0.")
     if not args.refit:
         check_saves(config)
     if model_args.model_name_or_path is not None:
@@ -157,12 +155,9 @@ def check_arguments(args: LCRecArguments, config: TrainingArguments, model_args:
 
 
 def teacher_share(args: LCRecArguments, model_args: ModelConfig) -> float:
-    """Of the targets of supervised fine-tuning, what item-kNN names."""
-    return (
-        0
-        if args.stage == "rl"
-        else share_of_teacher(args.distillation, model_args.model_name_or_path is None, args.history_loss == "all")
-    )
+    """Of the targets, what item-kNN names."""
+    learns_histories = args.stage == "sft" and args.history_loss == "all"
+    return share_of_teacher(args.distillation, model_args.model_name_or_path is None, learns_histories)
 
 
 def check_start(args: LCRecArguments, model_args: ModelConfig) -> None:

@@ -39,7 +39,9 @@ def share_of_teacher(share: float | None, is_small: bool, whole_histories: bool)
     if not 0 <= share < 1:
         raise ValueError(f"distillation is {share}; allowed is 0 (the histories' own items) up to, but not, 1.")
     if share and not whole_histories:
-        raise ValueError("distillation needs whole histories as targets: give --history_loss all, or --distillation 0.")
+        raise ValueError(
+            "distillation needs whole histories as targets: give --stage sft --history_loss all, or --distillation 0."
+        )
     return share
 
 
