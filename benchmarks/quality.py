@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from safetensors import safe_open
@@ -24,12 +25,15 @@ from benchmarks.recipe_runs import ROOT, best_validation, run_folder, run_recipe
 from benchmarks.seed_plot import draw_seeds
 from llmrec.atomic import atomic_path, write_json
 from llmrec.baselines import fused_name
+from llmrec.metrics import bootstrap_interval, paired_bootstrap
 
 #: LC-Rec's search with item-kNN mixed in: its lists are the model's own where validation chose a weight of 0.
 FUSED = fused_name("lcrec")
 #: Recipe -> rows of the table that its runs give.
 METHODS = {"lcrec": (FUSED, "lcrec"), "setrec": ("setrec", "sasrec"), "ulmrec": ("ulmrec",)}
 FLOORS = ("popularity", "item_knn")
+#: What the other rows are compared with, user by user.
+BASELINES = ("item_knn", "sasrec")
 METRICS = ("hit_rate@5", "hit_rate@10", "ndcg@5", "ndcg@10")
 
 #: Folder of raw data -> script of data_prep/ and its options.
@@ -61,6 +65,7 @@ def main() -> None:
             of_method.append({**metrics, "folder": folder, "method": method})
             print(f"{method}, seed {seed}: {describe(metrics)}", flush=True)
     rows = table(runs)
+    add_intervals(rows, runs)
     first = next(iter(runs.values()))[0]
     print_table(rows, first)
     protocols = {method: of_method[0]["protocol"] for method, of_method in runs.items()}
@@ -99,18 +104,47 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 def _row(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
     trained = name not in (*FLOORS, "sasrec")
-    rows = ["lcrec" if name == FUSED and name not in run["results"] else name for run in runs]
-    found = [run["results"][row] for row, run in zip(rows, runs, strict=True)]
+    found = [run["results"][_row_name(name, run)] for run in runs]
     return {
         "name": name,
         "metrics": {metric: [values[metric] for values in found] for metric in METRICS},
-        "interval": found[0]["intervals"]["ndcg@10"],
-        "less_floor": [run["less_floor"].get(row) for row, run in zip(rows, runs, strict=True)],
         "valid_ndcg@10": [best_validation(run["folder"]) for run in runs] if trained and name != FUSED else None,
         "parameters": num_parameters(runs[0]["folder"]) if trained else None,
         "training_minutes": [run["seconds"].get("training", 0.0) / 60 for run in runs] if trained else None,
         "fusion_weight": [run["protocol"]["fusion_weight"] for run in runs] if name == FUSED else None,
     }
+
+
+def _row_name(name: str, run: dict[str, Any]) -> str:
+    """What ``name`` is called in a run: lists with nothing mixed in are the model's own."""
+    return "lcrec" if name == FUSED and name not in run["results"] else name
+
+
+def add_intervals(rows: list[dict[str, Any]], runs: dict[str, list[dict[str, Any]]]) -> None:
+    """Give every row its ndcg@10's interval and how much more it has than each baseline, both of its seeds' mean.
+
+    The intervals are over users: a user's ndcg@10 is its mean over the seeds, and the users are drawn anew.
+    """
+    of_rows = {row["name"]: mean_per_user(row["name"], runs) for row in rows}
+    for row in rows:
+        name = row["name"]
+        row["interval"] = bootstrap_interval(of_rows[name], seed=0)
+        row["less"] = {
+            other: paired_bootstrap(of_rows[name], of_rows[other], seed=0)._asdict()
+            for other in BASELINES
+            if other in of_rows and name not in (*FLOORS, other)
+        }
+
+
+def mean_per_user(name: str, runs: dict[str, list[dict[str, Any]]]) -> np.ndarray:
+    """ndcg@10 of every user, its mean over the seeds: float64 (num_users,)."""
+    method = next((method for method, rows in METHODS.items() if name in rows and method in runs), None)
+    of_method = runs[method] if method else [next(iter(runs.values()))[0]]
+    tables = [pq.read_table(run["folder"] / "per_user.parquet") for run in of_method]
+    if any(table["user_id"] != tables[0]["user_id"] for table in tables):
+        raise ValueError(f"The runs of {name} ranked other users than the first one: delete them and run again.")
+    values = [table[_row_name(name, run)].to_numpy() for table, run in zip(tables, of_method, strict=True)]
+    return np.mean(values, axis=0)
 
 
 def num_parameters(folder: Path) -> int:
@@ -123,7 +157,7 @@ def num_parameters(folder: Path) -> int:
 
 
 def print_table(rows: list[dict[str, Any]], run: dict[str, Any]) -> None:
-    """Means over seeds; of ndcg@10 the seeds, the first one's interval over users, and the difference to the floor."""
+    """Means over seeds; of ndcg@10 the seeds, the interval over users, and the differences to the baselines."""
     protocol = run["protocol"]
     print(f"\n{protocol['dataset']}, split {run['split_fingerprint']}, {protocol['num_users']} users, strict")
     print(" " * 16 + " ".join(f"{metric:>12}" for metric in METRICS))
@@ -131,24 +165,18 @@ def print_table(rows: list[dict[str, Any]], run: dict[str, Any]) -> None:
         means = " ".join(f"{np.mean(row['metrics'][metric]):12.4f}" for metric in METRICS)
         seeds = " ".join(f"{value:.4f}" for value in row["metrics"]["ndcg@10"])
         line = f"{row['name']:<16}{means}  ({seeds}; {row['interval'][0]:.4f}-{row['interval'][1]:.4f})"
-        if row["less_floor"][0] is not None:
-            line += f"; less its highest floor: {', '.join(map(describe_difference, row['less_floor']))}"
+        for other, found in row["less"].items():
+            line += f"; {found['difference']:+.4f} of {other} ({found['low']:+.4f} to {found['high']:+.4f})"
         print(line)
 
 
-def describe_difference(found: dict[str, Any]) -> str:
-    """How much more ndcg@10 a run has than its highest floor, with the paired interval."""
-    low, high = found["interval"]
-    return f"{found['difference']:+.4f} of {found['floor']} ({low:+.4f} to {high:+.4f})"
-
-
 def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
-    """ndcg@10 of the rows: a dot for each seed, and the first one's interval over users; a PNG at ``path``."""
+    """ndcg@10 of the rows: a dot for each seed, and the mean's interval over users; a PNG at ``path``."""
     figure = Figure(figsize=(7, 0.8 + 0.45 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     names, intervals = [row["name"] for row in rows], [row["interval"] for row in rows]
-    title = f"{title}: test ndcg@10, seeds and the first one's 95 % interval"
+    title = f"{title}: test ndcg@10, seeds and their mean's 95 % interval"
     draw_seeds(axes, names, [row["metrics"]["ndcg@10"] for row in rows], intervals, title, FLOORS)
     axes.invert_yaxis()
     with atomic_path(path) as temporary:

@@ -4,6 +4,9 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -58,12 +61,13 @@ def fake_run(folder: Path, seed: int) -> dict:
     save_file({"a": torch.zeros(3, 4), "b": torch.zeros(5)}, folder / "model.safetensors")
     names = ("lcrec+item_knn", "lcrec", "popularity", "item_knn")
     values = dict.fromkeys(quality.METRICS, 0.05 + seed / 100)
-    results = {name: {**values, "intervals": {"ndcg@10": [0.04, 0.06]}} for name in names}
-    less = {"floor": "item_knn", "difference": 0.01, "interval": [-0.01, 0.03]}
+    results = {name: dict(values) for name in names}
+    users = [f"u{n}" for n in range(9)]
+    columns = {name: np.arange(9) / 100 + (0.01 + seed / 100) * name.startswith("lcrec") for name in names}
+    pq.write_table(pa.table({"user_id": users, **columns}), folder / "per_user.parquet")
     protocol = {"dataset": "ring", "num_users": 9, "fusion_weight": 0.5}
     return {
         "results": results,
-        "less_floor": {"lcrec+item_knn": less, "lcrec": less},
         "protocol": protocol,
         "split_fingerprint": "abc",
         "seconds": {"training": 60.0},
@@ -82,21 +86,32 @@ def test_the_table_has_every_seed_and_the_floors_once(tmp_path: Path, capsys: py
     assert rows[0]["fusion_weight"] == [0.5, 0.5]
     assert rows[1]["training_minutes"] == [1.0, 1.0]
     assert [len(row["metrics"]["ndcg@10"]) for row in rows] == [2, 2, 1, 1]
+    quality.add_intervals(rows, runs)
     quality.print_table(rows, runs["lcrec"][0])
     lines = capsys.readouterr().out.splitlines()
     line = next(line for line in lines if line.startswith("lcrec+item_knn"))
     assert "0.0600" in line
-    assert "+0.0100 of item_knn (-0.0100 to +0.0300)" in line
+    # every user has .01 more for seed 0 and .03 more for seed 2, so the mean's difference has no spread
+    assert "+0.0200 of item_knn (+0.0200 to +0.0200)" in line
+    assert rows[3]["less"] == {}
     quality.plot(rows, "ring", tmp_path / "table.png")
     assert (tmp_path / "table.png").stat().st_size > 1000
 
 
 def test_a_seed_that_mixes_nothing_in_counts_with_the_models_own_lists(tmp_path: Path) -> None:
     runs = [fake_run(tmp_path / str(seed), seed) for seed in (0, 2)]
-    del runs[1]["results"]["lcrec+item_knn"], runs[1]["less_floor"]["lcrec+item_knn"]
+    del runs[1]["results"]["lcrec+item_knn"]
     row = quality.table({"lcrec": runs})[0]
     assert row["metrics"]["ndcg@10"] == [0.05, 0.07]
-    assert None not in row["less_floor"]
+    assert quality.mean_per_user("lcrec+item_knn", {"lcrec": runs})[0] == pytest.approx(0.02)
+
+
+def test_runs_of_other_users_are_not_averaged(tmp_path: Path) -> None:
+    runs = [fake_run(tmp_path / str(seed), seed) for seed in (0, 2)]
+    table = pq.read_table(tmp_path / "2" / "per_user.parquet")
+    pq.write_table(table.take(list(range(8, -1, -1))), tmp_path / "2" / "per_user.parquet")
+    with pytest.raises(ValueError, match="other users"):
+        quality.mean_per_user("lcrec", {"lcrec": runs})
 
 
 def test_a_folder_that_is_no_dataset_is_named(tmp_path: Path) -> None:

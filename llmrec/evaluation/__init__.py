@@ -7,6 +7,7 @@ from llmrec.evaluation.report import (
     print_recommendations,
     print_table,
     write_metrics_json,
+    write_per_user,
 )
 from llmrec.evaluation.search import SearchEvaluator, format_search
 
@@ -21,4 +22,5 @@ __all__ = [
     "print_table",
     "sample_users",
     "write_metrics_json",
+    "write_per_user",
 ]

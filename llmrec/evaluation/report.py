@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -124,6 +126,16 @@ def write_metrics_json(
     if groups:
         content["groups"] = {name: _as_json(group_results) for name, group_results in groups.items()}
     write_json(path, content)
+
+
+def write_per_user(path: str | Path, user_ids: Sequence[str], results: Sequence[EvaluationResult]) -> None:
+    """Write ndcg@10 of every user as a parquet table: ``user_id``, and a column for each recommender.
+
+    What paired comparisons of several runs need (means over seeds, another baseline).
+    """
+    columns = {result.name: result.per_user[_PRIMARY] for result in results if _PRIMARY in result.per_user}
+    with atomic_path(path) as temporary:
+        pq.write_table(pa.table({"user_id": list(user_ids), **columns}), temporary)
 
 
 def _as_json(results: Sequence[EvaluationResult]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from llmrec.evaluation import (
     plot_comparison,
     print_recommendations,
     write_metrics_json,
+    write_per_user,
 )
 from llmrec.evaluation.comparison import COMPARED_KS
 from llmrec.evaluation.recommender import Ranks
@@ -115,7 +116,7 @@ def report(
     groups: GroupLists | None = None,
     fused: np.ndarray | None = None,
 ) -> tuple[dict[str, Any], str]:
-    """Print the table and a few of the test users' lists, and write metrics.json and the picture.
+    """Print the table and a few of the test users' lists, and write metrics.json, per_user.parquet and the picture.
 
     Args:
         method: named in the table beside the floors.
@@ -145,6 +146,7 @@ def report(
     print_recommendations(titles, evaluator.histories, ranked if fused is None else fused, evaluator.targets)
     plot_comparison(results, folder / "comparison.png")
     fingerprint = evaluator.protocol["split_fingerprint"]
+    write_per_user(folder / "per_user.parquet", evaluator.user_ids, results)
     write_metrics_json(folder / "metrics.json", protocol, fingerprint, results, seconds, of_groups)
     return json.loads((folder / "metrics.json").read_text()), table
 

@@ -1,10 +1,18 @@
 import json
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from llmrec.evaluation import Evaluator, plot_comparison, print_recommendations, print_table, write_metrics_json
+from llmrec.evaluation import (
+    Evaluator,
+    plot_comparison,
+    print_recommendations,
+    print_table,
+    write_metrics_json,
+    write_per_user,
+)
 
 
 @pytest.fixture
@@ -64,6 +72,14 @@ def test_metrics_json_keeps_its_contract(evaluator, oracle, tmp_path):
         low, high = result["intervals"]["ndcg@10"]
         assert low <= result["ndcg@10"] <= high
         assert result["buckets"].keys() == {"head", "tail"}
+
+
+def test_every_users_ndcg_is_kept(evaluator, oracle, tmp_path):
+    write_per_user(tmp_path / "per_user.parquet", evaluator.user_ids, [oracle, *evaluator.floors()])
+    table = pq.read_table(tmp_path / "per_user.parquet")
+    assert table.column_names == ["user_id", "lcrec", "popularity", "item_knn"]
+    assert table["user_id"].to_pylist() == evaluator.user_ids
+    assert table["lcrec"].to_pylist() == oracle.per_user["ndcg@10"].tolist()
 
 
 def test_plot_is_a_png_of_readable_size(evaluator, oracle, tmp_path):
