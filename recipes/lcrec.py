@@ -32,7 +32,7 @@ from typing import Any, Literal
 import pyarrow as pa
 from accelerate import PartialState
 from peft import PeftConfig
-from transformers import PreTrainedModel, Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments
 from trl import ModelConfig, TrlParser
 
 from llmrec.atomic import write_json
@@ -40,7 +40,6 @@ from llmrec.baselines import Fusion
 from llmrec.catalog import Catalog
 from llmrec.dataset import RecDataset
 from llmrec.evaluation import Evaluator, sample_users
-from llmrec.evaluation.comparison import compare_models
 from llmrec.evaluation.recommender import Recommender
 from llmrec.hub import load_checkpoint, save_fusion, save_model_card
 from llmrec.item_tokenizer import ItemTokenizer
@@ -55,6 +54,7 @@ from llmrec.recipe.data import DataArguments, open_catalog, open_dataset
 from llmrec.recipe.distillation import DistillationArguments, open_teacher, share_of_teacher
 from llmrec.recipe.evaluation import rank_users, ranking_evaluation, report
 from llmrec.recipe.fusion import FusionArguments, check_fusion, open_fusion
+from llmrec.recipe.reinforcement import check_start, compare_with_start, rollout_prompts
 from llmrec.recipe.run import push_checkpoint, run_options, set_up_logging, start_run
 from llmrec.recipe.save import save_trained
 from llmrec.training.arguments import (
@@ -63,13 +63,12 @@ from llmrec.training.arguments import (
     check_saves,
     choose_by_validation,
 )
-from llmrec.training.backbone import load_backbone, load_pretrained
+from llmrec.training.backbone import load_backbone
 from llmrec.training.epochs import EpochExamples
 from llmrec.training.examples import HistoryWindows, InstructionExamples, TargetExamples
 from llmrec.training.grpo_trainer import build_grpo_trainer
 from llmrec.training.processes import check_sharding
 from llmrec.training.ranking_trainer import build_trainer
-from llmrec.training.rollouts import RolloutPrompts
 from llmrec.training.run_folder import RunFolder, vocabulary_fingerprint, weights_fingerprint
 from llmrec.training.stopwatch import Stopwatch
 from llmrec.training.tuning import adapter_config, tuning_name
@@ -160,20 +159,6 @@ def teacher_share(args: LCRecArguments, model_args: ModelConfig) -> float:
     return share_of_teacher(args.distillation, model_args.model_name_or_path is None, learns_histories)
 
 
-def check_start(args: LCRecArguments, model_args: ModelConfig) -> None:
-    """Refuse a start for the reinforcement stage that is none of ours, or was asked otherwise than it will be now."""
-    if model_args.model_name_or_path is None:
-        raise ValueError("--stage rl starts from a checkpoint of this recipe: name its folder in --model_name_or_path.")
-    checkpoint = load_checkpoint(model_args.model_name_or_path, model_args.model_revision)
-    checkpoint.check_prompts(prompt_options(args))
-    if checkpoint.config["refit"] and not args.refit:
-        raise ValueError(
-            f"{model_args.model_name_or_path} was trained with the validation items, which then can't choose a "
-            "checkpoint: start from a model trained without --refit, or give --refit true (no validation) and "
-            "--fusion_weight."
-        )
-
-
 def base_model(
     args: LCRecArguments, model_args: ModelConfig, catalog: Catalog, item_tokenizer_folder: Path, seed: int
 ) -> tuple[Any, ...]:
@@ -225,7 +210,7 @@ def main(argv: list[str] | None = None) -> None:
     quantized = model_args.load_in_4bit or model_args.load_in_8bit
     check_sharding(quantized, model_args.use_peft or args.vocabulary_only)
     if args.stage == "rl":
-        check_start(args, model_args)
+        check_start(model_args, prompt_options(args), args.refit)
     start_run(args, config, model_args, partial(train_and_test, args, config, model_args), args.dataset_dir)
 
 
@@ -303,11 +288,13 @@ def train_and_test(
             save_fusion(run.folder, fusion)
         ranked = rank(recommender)
         fused = None if fusion is None else rank(replace(recommender, fusion=fusion))
-        compared = compare_with_start(args, model_args, dataset, recommender, model, config.seed)
+        rl = args.stage == "rl"
+        compared = compare_with_start(args, model_args, dataset, recommender, model, config.seed) if rl else None
     if PartialState().is_main_process:
         options = protocol_options(args, config, model_args, fusion)
-        seconds = stopwatch.seconds
-        metrics, table = report("lcrec", run.folder, evaluator, catalog.titles, ranked, options, seconds, fused=fused)
+        metrics, table = report(
+            "lcrec", run.folder, evaluator, catalog.titles, ranked, options, stopwatch.seconds, fused=fused
+        )
         if compared is not None:
             write_json(run.folder / "before_after.json", compared[0])
             print(f"\n{compared[1]}")
@@ -318,22 +305,6 @@ def train_and_test(
         )
         push_checkpoint(run.folder, config, push)
         run.finish(table)
-
-
-def compare_with_start(
-    args: LCRecArguments,
-    model_args: ModelConfig,
-    dataset: RecDataset,
-    recommender: Recommender,
-    model: PreTrainedModel,
-    seed: int,
-) -> tuple[dict[str, Any], str] | None:
-    """What the reinforcement stage changed, as numbers and a table; every process ranks its share."""
-    if args.stage != "rl":
-        return None
-    start = load_pretrained(model_args, quantized=False)[0].to(model.device)
-    item_ids = recommender.renderer.catalog.item_ids
-    return compare_models(partial(rank_users, recommender), dataset, item_ids, start, model, args, seed)
 
 
 def open_instructions(args: LCRecArguments, dataset: RecDataset, seed: int) -> dict[str, pa.Table]:
@@ -401,16 +372,6 @@ def training_examples(
     if args.refit:
         return training, None
     return training, EpochExamples([valid_source(args, dataset, recommender, config.seed)], **shared)
-
-
-def rollout_prompts(
-    args: LCRecArguments, config: RecommendationGRPOConfig, dataset: RecDataset, recommender: Recommender
-) -> RolloutPrompts:
-    """What the reinforcement stage continues: parts of the training histories, worded as for evaluation."""
-    rows_of = recommender.renderer.catalog.rows_of
-    sequences = [rows_of(sequence) for sequence in dataset.train_sequences(refit=args.refit)]
-    tokens = partial(recommender.prompt_tokens, is_encoder_decoder=False)
-    return RolloutPrompts(sequences, tokens, config.targets, args.exclude_seen, config.seed)
 
 
 def valid_source(args: LCRecArguments, dataset: RecDataset, recommender: Recommender, seed: int) -> TargetExamples:
