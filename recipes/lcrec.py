@@ -75,7 +75,7 @@ from llmrec.training.tuning import adapter_config, tuning_name
 
 logger = logging.getLogger(f"llmrec.{Path(__file__).stem}")
 
-DROPOUT = 0.2
+DROPOUT = 0.1
 
 
 @dataclass

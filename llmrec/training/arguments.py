@@ -83,7 +83,7 @@ class RecommendationSFTConfig(SharedDefaults, SFTConfig):
 class LCRecSFTConfig(RecommendationSFTConfig):
     """The recommended configuration's training, the same for every dataset (docs/benchmarks.md)."""
 
-    num_train_epochs: float = field(default=20, metadata={"help": "Passes over the training examples."})
+    num_train_epochs: float = field(default=12, metadata={"help": "Passes over the training examples."})
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Sequences in a training batch."})
     train_sampling_strategy: str = field(
         default="group_by_length", metadata={"help": "How batches are made; packed sequences are drawn at random."}

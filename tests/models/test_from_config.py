@@ -6,7 +6,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from llmrec.models.from_config import SmallModelConfig, add_dropout, build_small_model, train_text_tokenizer
+from llmrec.models.from_config import (
+    SmallModelConfig,
+    add_dropout,
+    build_small_model,
+    small_model_config,
+    train_text_tokenizer,
+)
 
 TOKENS = torch.tensor([[5, 6, 7, 8]])
 
@@ -20,6 +26,16 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
     inputs = {"decoder_input_ids": TOKENS} if model.config.is_encoder_decoder else {}
     with torch.no_grad():
         return model(TOKENS, **inputs).logits
+
+
+def test_heads_and_feed_forward_layers_grow_with_the_width() -> None:
+    tokenizer = train_text_tokenizer(["two words"], 300)
+    qwen3 = small_model_config(SmallModelConfig("qwen3", hidden_size=96), tokenizer)
+    assert (qwen3.num_attention_heads, qwen3.num_key_value_heads, qwen3.intermediate_size) == (3, 3, 384)
+    t5 = small_model_config(SmallModelConfig("t5", hidden_size=16), tokenizer)
+    assert (t5.num_heads, t5.d_ff) == (1, 64)
+    given = small_model_config(SmallModelConfig("t5", 96, num_heads=6, head_dim=64, intermediate_size=100), tokenizer)
+    assert (given.num_heads, given.d_kv, given.d_ff) == (6, 64, 100)
 
 
 @pytest.mark.parametrize("architecture", ["qwen3", "t5"])
