@@ -36,7 +36,7 @@ class SmallModelConfig:
         architecture: ``qwen3`` (decoder-only) or ``t5`` (encoder-decoder).
         hidden_size: width.
         num_layers: decoder layers; a T5 has as many in its encoder.
-        num_heads: attention heads, each ``head_dim`` wide; None: as many as fill ``hidden_size``.
+        num_heads: attention heads, each ``head_dim`` wide.
         head_dim: width of a head.
         intermediate_size: width of the feed-forward layers; None: four times ``hidden_size``.
         dropout: in training, of embeddings and of what each block adds to them; T5's is of attention weights too, which
@@ -47,7 +47,7 @@ class SmallModelConfig:
     architecture: Literal["qwen3", "t5"] = "qwen3"
     hidden_size: int = 128
     num_layers: int = 4
-    num_heads: int | None = None
+    num_heads: int = 4
     head_dim: int = 32
     intermediate_size: int | None = None
     dropout: float = 0.0
@@ -100,7 +100,6 @@ def _drop(dropout: float, module: nn.Module, _: Any, output: Tensor) -> Tensor:
 
 def small_model_config(config: SmallModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
     """transformers' configuration of such a model."""
-    num_heads = config.num_heads or max(1, config.hidden_size // config.head_dim)
     intermediate_size = config.intermediate_size or 4 * config.hidden_size
     if config.architecture == "qwen3":
         return Qwen3Config(
@@ -108,8 +107,8 @@ def small_model_config(config: SmallModelConfig, tokenizer: PreTrainedTokenizerB
             hidden_size=config.hidden_size,
             intermediate_size=intermediate_size,
             num_hidden_layers=config.num_layers,
-            num_attention_heads=num_heads,
-            num_key_value_heads=num_heads,
+            num_attention_heads=config.num_heads,
+            num_key_value_heads=config.num_heads,
             head_dim=config.head_dim,
             tie_word_embeddings=True,
             max_position_embeddings=4096,
@@ -123,7 +122,7 @@ def small_model_config(config: SmallModelConfig, tokenizer: PreTrainedTokenizerB
         d_kv=config.head_dim,
         d_ff=intermediate_size,
         num_layers=config.num_layers,
-        num_heads=num_heads,
+        num_heads=config.num_heads,
         dropout_rate=config.dropout,
         feed_forward_proj="relu",
         tie_word_embeddings=True,
