@@ -146,8 +146,9 @@ def main() -> None:
     options = ["--dataset_dir", str(Path(args.dataset_dir).resolve()), "--max_steps", str(args.steps)]
     options += ["--save_strategy", "steps", "--save_steps", str(args.steps // 2), "--valid_users", "50"]
     options += ["--logging_steps", "1", "--disable_tqdm", "True"]
-    # grouped batches depend on the number of processes, and each process draws its own dropout
-    options += ["--train_sampling_strategy", "random", *([] if is_pretrained else ["--dropout", "0"]), *args.options]
+    # grouped batches depend on the number of processes, each process draws its own dropout, and Muon can't be sharded
+    options += ["--train_sampling_strategy", "random", "--muon", "false"]
+    options += [*([] if is_pretrained else ["--dropout", "0"]), *args.options]
     runs: dict[str, dict[str, Any]] = {}
     with TemporaryDirectory() as folder:
         for name in dict.fromkeys(["cpu", *args.launches]):

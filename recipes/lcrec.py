@@ -130,6 +130,16 @@ class LCRecArguments(Stage, DataArguments, DistillationArguments, FusionArgument
     )
 
 
+def choose_muon(args: LCRecArguments, config: LCRecSFTConfig, model_args: ModelConfig) -> bool:
+    """Whether Muon trains the matrices, as given or by default; the answer is noted in ``config``."""
+    whole = args.architecture == "qwen3" and not (model_args.use_peft or args.vocabulary_only)
+    if config.muon is None:
+        config.muon = whole and model_args.model_name_or_path is None
+    elif config.muon and not whole:
+        raise ValueError("muon: for all weights of a decoder-only model; give --muon false.")
+    return config.muon
+
+
 def check_arguments(args: LCRecArguments, config: TrainingArguments, model_args: ModelConfig) -> None:
     """Refuse what would fail, or be ignored, only once the long stages have run."""
     unknown = sorted(set(args.tasks) - set(TASKS))
@@ -208,7 +218,8 @@ def main(argv: list[str] | None = None) -> None:
     set_up_logging()
     check_arguments(args, config, model_args)
     quantized = model_args.load_in_4bit or model_args.load_in_8bit
-    check_sharding(quantized, model_args.use_peft or args.vocabulary_only)
+    muon = isinstance(config, LCRecSFTConfig) and choose_muon(args, config, model_args)
+    check_sharding(quantized, model_args.use_peft or args.vocabulary_only, muon)
     if args.stage == "rl":
         check_start(model_args, prompt_options(args), args.refit)
     start_run(args, config, model_args, partial(train_and_test, args, config, model_args), args.dataset_dir)

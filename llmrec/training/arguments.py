@@ -7,6 +7,7 @@ import torch
 from transformers import TrainingArguments
 from trl import GRPOConfig, SFTConfig
 
+from llmrec.training.muon import MUON_RATE
 from llmrec.training.processes import start_cpu_processes
 from llmrec.training.rewards import RewardName
 from llmrec.training.rollouts import RolloutMethod, TargetChoice
@@ -87,6 +88,13 @@ class LCRecSFTConfig(RecommendationSFTConfig):
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Sequences in a training batch."})
     train_sampling_strategy: str = field(
         default="group_by_length", metadata={"help": "How batches are made; packed sequences are drawn at random."}
+    )
+    muon: bool | None = field(
+        default=None,
+        metadata={
+            "help": f"Muon instead of --optim for the layers' matrices, at {MUON_RATE} times --learning_rate; unset: for "
+            "a small decoder-only model."
+        },
     )
 
 

@@ -46,15 +46,16 @@ def shard_on_cpu() -> None:
         state.distributed_type = DistributedType.MULTI_GPU
 
 
-def check_sharding(quantized: bool, adapter: bool) -> None:
+def check_sharding(quantized: bool, adapter: bool, muon: bool = False) -> None:
     """Refuse a tuning mode whose weights the launch could not shard.
 
     Args:
         quantized: whether weights are loaded in 4 or 8 bits.
         adapter: whether an adapter is trained: LoRA, new vocabulary rows alone.
+        muon: whether Muon trains the matrices.
 
     Raises:
-        ValueError: for quantized weights under ZeRO-3, and for both under FSDP.
+        ValueError: for quantized weights under ZeRO-3, for both under FSDP, and for Muon under any of them.
     """
     zero3, fsdp = _zero3(), _flag("ACCELERATE_USE_FSDP")
     if quantized and (zero3 or fsdp):
@@ -66,6 +67,11 @@ def check_sharding(quantized: bool, adapter: bool) -> None:
         raise ValueError(
             "FSDP cannot shard an embedding of which some rows are trained. Launch with accelerate_configs/zero3.yaml, "
             "or with multi_gpu.yaml or zero2.yaml, where each process holds the weights whole."
+        )
+    if muon and (fsdp or _flag("ACCELERATE_USE_DEEPSPEED")):
+        raise ValueError(
+            "Muon steps along whole matrices, which DeepSpeed and FSDP cut into pieces: give --muon false, or launch "
+            "with accelerate_configs/multi_gpu.yaml."
         )
 
 

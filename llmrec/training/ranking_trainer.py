@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 from peft import PeftConfig, get_peft_model
 from torch import nn
+from torch.optim import Optimizer
 from torch.utils.data import Sampler
 from transformers import (
     DataCollatorForSeq2Seq,
@@ -28,6 +29,7 @@ from llmrec.training.epochs import EpochCallback, EpochExamples, GroupedExamples
 from llmrec.training.examples import IGNORED_LABEL
 from llmrec.training.faults import FaultTolerance
 from llmrec.training.loss_tiles import small_tiles
+from llmrec.training.muon import MUON_RATE, MuonWithRest, layer_matrices
 from llmrec.training.packing import PackedCollator
 from llmrec.training.processes import shard_on_cpu, whole_model
 from llmrec.training.target_loss import add_target_loss
@@ -79,6 +81,24 @@ class RankingSFTTrainer(RankingValidation, SFTTrainer):
     """For decoder-only models."""
 
     teacher: ItemKNNTeacher | None = None
+    optimizer: Optimizer | None
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        if self.optimizer is not None or not getattr(self.args, "muon", False):
+            return super().create_optimizer(model)
+        model = self.model if model is None else model
+        matrices = layer_matrices(model)
+        chosen = {id(weight) for weight in matrices}
+        rest = [(name, weight) for name, weight in model.named_parameters() if id(weight) not in chosen]
+        decays = set(self.get_decay_parameter_names(model))
+        groups = [
+            {"params": [weight for name, weight in rest if (name in decays) is decay], "weight_decay": amount}
+            for decay, amount in ((True, self.args.weight_decay), (False, 0.0))
+        ]
+        optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
+        others = optimizer_class([group for group in groups if group["params"]], **options)
+        self.optimizer = MuonWithRest(matrices, others, MUON_RATE * self.args.learning_rate, self.args.weight_decay)
+        return self.optimizer
 
     def compute_loss(
         self,

@@ -23,6 +23,7 @@ from tests.training.test_processes import pretend
 OPTIONS = (
     *("--max_steps", "4", "--save_strategy", "steps", "--save_steps", "2", "--logging_steps", "1"),
     *("--train_sampling_strategy", "random"),  # grouped batches depend on the number of processes
+    *("--muon", "false"),  # which launches that shard refuse
 )
 NO_DROPOUT = ("--dropout", "0")  # each process draws its own
 

@@ -24,7 +24,7 @@ def start(lcrec: ModuleType, ring_dataset: Path, tmp_path_factory: pytest.TempPa
     """A checkpoint of the first stage that knows something, and not all."""
     folder = tmp_path_factory.mktemp("start") / "sft"
     options = ["--num_train_epochs", "8", "--learning_rate", "3e-3", "--train_sampling_strategy", "random"]
-    options += ["--dropout", "0", "--distillation", "0", "--start_from_codebooks", "false"]
+    options += ["--dropout", "0", "--distillation", "0", "--start_from_codebooks", "false", "--muon", "false"]
     lcrec.main(["--dataset_dir", str(ring_dataset), "--output_dir", str(folder), *TINY, *options])
     return folder
 

@@ -49,3 +49,12 @@ def test_what_cannot_be_sharded_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(ValueError, match=r"zero3\.yaml"):
         check_sharding(quantized=False, adapter=True)
+
+
+@pytest.mark.parametrize("launch", ["ACCELERATE_USE_DEEPSPEED", "ACCELERATE_USE_FSDP"])
+def test_matrices_in_pieces_are_not_for_muon(monkeypatch: pytest.MonkeyPatch, launch: str) -> None:
+    check_sharding(quantized=False, adapter=False, muon=True)
+    monkeypatch.setenv(launch, "true")
+    check_sharding(quantized=False, adapter=False)
+    with pytest.raises(ValueError, match="--muon false"):
+        check_sharding(quantized=False, adapter=False, muon=True)

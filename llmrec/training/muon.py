@@ -1,0 +1,62 @@
+"""Muon for the matrices of a model's layers, another optimizer for all the rest, as one optimizer.
+
+Muon (Jordan et al. 2024) steps along the nearest orthogonal matrix of the momentum, so that directions which few
+examples ask for move as far as those which all do: a small model learns rare items' links in fewer passes
+(docs/benchmarks.md). Embeddings, norms and biases have no such directions and keep the other optimizer.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Muon, Optimizer
+
+#: Of the other weights' learning rate, chosen on validation (docs/benchmarks.md).
+MUON_RATE = 2
+
+
+def layer_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """The trained matrices that map states to states: every linear layer's weight but one tied to an embedding."""
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    weights = [weight for module in linear for name, weight in module.named_parameters() if name == "weight"]
+    return [weight for weight in weights if weight.requires_grad and id(weight) not in embeddings]
+
+
+class MuonWithRest(Optimizer):
+    """Two optimizers that schedulers, accelerate and checkpoints see as one.
+
+    Args:
+        matrices: two-dimensional weights for Muon.
+        rest: optimizer of the other weights.
+        lr: Muon's rate; its updates are scaled to the root mean square of AdamW's, so that AdamW's rates fit
+            (Liu et al. 2025, arXiv 2502.16982, section 2.2).
+        weight_decay: decoupled.
+    """
+
+    def __init__(self, matrices: list[nn.Parameter], rest: Optimizer, lr: float, weight_decay: float) -> None:
+        self.muon = Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
+        self.rest = rest
+        super().__init__([*self.muon.param_groups, *rest.param_groups], {})
+        # the very groups of the two, so that a schedule sets their rates
+        self.param_groups = [*self.muon.param_groups, *rest.param_groups]
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None if closure is None else torch.enable_grad()(closure)()
+        self.muon.step()
+        self.rest.step()
+        return loss
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"muon": self.muon.state_dict(), "rest": self.rest.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.muon.load_state_dict(state_dict["muon"])
+        self.rest.load_state_dict(state_dict["rest"])
+        self.param_groups = [*self.muon.param_groups, *self.rest.param_groups]
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        self.muon.zero_grad(set_to_none)
+        self.rest.zero_grad(set_to_none)
