@@ -84,7 +84,7 @@ class RecommendationSFTConfig(SharedDefaults, SFTConfig):
 class LCRecSFTConfig(RecommendationSFTConfig):
     """The recommended configuration's training, the same for every dataset (docs/benchmarks.md)."""
 
-    num_train_epochs: float = field(default=12, metadata={"help": "Passes over the training examples."})
+    num_train_epochs: float = field(default=10, metadata={"help": "Passes over the training examples."})
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Sequences in a training batch."})
     train_sampling_strategy: str = field(
         default="group_by_length", metadata={"help": "How batches are made; packed sequences are drawn at random."}
@@ -92,8 +92,8 @@ class LCRecSFTConfig(RecommendationSFTConfig):
     muon: bool | None = field(
         default=None,
         metadata={
-            "help": f"Muon instead of --optim for the layers' matrices, at {MUON_RATE} times --learning_rate; unset: for "
-            "a small decoder-only model."
+            "help": f"Muon instead of --optim for the layers' matrices, at {MUON_RATE} times --learning_rate; "
+            "unset: for a small decoder-only model."
         },
     )
 
