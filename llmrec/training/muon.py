@@ -11,17 +11,18 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim import Muon, Optimizer
+from transformers import PreTrainedModel
 
 #: Of the other weights' learning rate, chosen on validation (docs/benchmarks.md).
 MUON_RATE = 2
 
 
-def layer_matrices(model: nn.Module) -> list[nn.Parameter]:
-    """The trained matrices that map states to states: every linear layer's weight but one tied to an embedding."""
-    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
-    linear = [module for module in model.modules() if isinstance(module, nn.Linear)]
+def layer_matrices(model: PreTrainedModel) -> list[nn.Parameter]:
+    """The trained matrices that map states to states: every linear layer's weight but the output head's."""
+    head = model.get_output_embeddings()
+    linear = [module for module in model.modules() if isinstance(module, nn.Linear) and module is not head]
     weights = [weight for module in linear for name, weight in module.named_parameters() if name == "weight"]
-    return [weight for weight in weights if weight.requires_grad and id(weight) not in embeddings]
+    return [weight for weight in weights if weight.requires_grad]
 
 
 class MuonWithRest(Optimizer):

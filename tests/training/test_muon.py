@@ -22,6 +22,9 @@ class Tied(nn.Module):
         self.head = nn.Linear(4, 5, bias=False)
         self.head.weight = self.embedding.weight
 
+    def get_output_embeddings(self) -> nn.Module:
+        return self.head
+
     def loss(self, seed: int) -> torch.Tensor:
         tokens = torch.randint(5, (6,), generator=torch.Generator().manual_seed(seed))
         logits = self.head(self.norm(self.layer(self.embedding(tokens))))
@@ -85,6 +88,7 @@ def test_gradients_of_both_are_cleared() -> None:
 
 def test_the_layers_matrices_are_no_embeddings_and_no_norms() -> None:
     model = make_model(make_catalog(4, (2, 2)))[0]
+    model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())  # an output head of its own
     names = {id(weight): name for name, weight in model.named_parameters()}
     found = {names[id(weight)] for weight in layer_matrices(model)}
     assert "model.layers.0.self_attn.q_proj.weight" in found
