@@ -39,9 +39,12 @@ class MuonWithRest(Optimizer):
     def __init__(self, matrices: list[nn.Parameter], rest: Optimizer, lr: float, weight_decay: float) -> None:
         self.muon = Muon(matrices, lr=lr, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw")
         self.rest = rest
-        super().__init__([*self.muon.param_groups, *rest.param_groups], {})
-        # the very groups of the two, so that a schedule sets their rates
-        self.param_groups = [*self.muon.param_groups, *rest.param_groups]
+        super().__init__([*rest.param_groups, *self.muon.param_groups], {})
+        self._share_groups()
+
+    def _share_groups(self) -> None:
+        """Have the very groups of the two, so that a schedule sets their rates; logs show the first one's."""
+        self.param_groups = [*self.rest.param_groups, *self.muon.param_groups]
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -56,7 +59,7 @@ class MuonWithRest(Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.muon.load_state_dict(state_dict["muon"])
         self.rest.load_state_dict(state_dict["rest"])
-        self.param_groups = [*self.muon.param_groups, *self.rest.param_groups]
+        self._share_groups()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         self.muon.zero_grad(set_to_none)

@@ -89,7 +89,8 @@ class RankingSFTTrainer(RankingValidation, SFTTrainer):
         model = self.model if model is None else model
         matrices = layer_matrices(model)
         chosen = {id(weight) for weight in matrices}
-        rest = [(name, weight) for name, weight in model.named_parameters() if id(weight) not in chosen]
+        trained = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
+        rest = [(name, weight) for name, weight in trained if id(weight) not in chosen]
         decays = set(self.get_decay_parameter_names(model))
         groups = [
             {"params": [weight for name, weight in rest if (name in decays) is decay], "weight_decay": amount}
@@ -177,6 +178,8 @@ def build_trainer(
         callbacks.append(EarlyStoppingCallback(early_stopping_patience))
     if args.packing and model.config.is_encoder_decoder:
         raise ValueError("packing is for decoder-only models: give --train_sampling_strategy group_by_length instead.")
+    if getattr(args, "muon", False) and model.config.is_encoder_decoder:
+        raise ValueError("muon is for decoder-only models: give --muon false.")
     if model.config._attn_implementation == VARLEN and not torch.cuda.is_available():
         raise ValueError(f"attn_implementation {VARLEN} needs a CUDA GPU: give --attn_implementation sdpa.")
     if args.packing:

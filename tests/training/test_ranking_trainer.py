@@ -1,5 +1,7 @@
 """What the trainers train on: packed, grouped and plain batches of the same examples, and which models take which."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from trl import ModelConfig
 
 from llmrec.prompts.history import history_prompt
 from llmrec.prompts.renderer import SegmentRenderer
-from llmrec.training.arguments import RecommendationSFTConfig
+from llmrec.training.arguments import LCRecSFTConfig, RecommendationSFTConfig
 from llmrec.training.distillation import ItemKNNTeacher
 from llmrec.training.epochs import EpochExamples
 from llmrec.training.examples import ExampleSource, HistoryWindows, TargetExamples
@@ -27,9 +29,8 @@ def _trainer(
     register_varlen_attention()
     model.set_attn_implementation(attention)
     renderer = SegmentRenderer(CATALOG, vocabulary)
-    config = RecommendationSFTConfig(
-        output_dir=str(tmp_path), save_strategy="no", disable_tqdm=True, logging_steps=1, **options
-    )
+    kind = LCRecSFTConfig if "muon" in options else RecommendationSFTConfig
+    config = kind(output_dir=str(tmp_path), save_strategy="no", disable_tqdm=True, logging_steps=1, **options)
     is_encoder_decoder = model.config.is_encoder_decoder
     examples = EpochExamples([_source(source, renderer)], tokenizer.eos_token_id, is_encoder_decoder, 64)
     adapter = adapter_config(ModelConfig(use_peft=lora, lora_dropout=0.0), model, vocabulary.new_token_ids)
@@ -162,3 +163,19 @@ def test_varlen_attention_needs_a_gpu(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(ValueError, match=r"needs a CUDA GPU.*sdpa"):
         _trainer(tmp_path, attention="varlen", packing=True)
+
+
+def test_every_trained_weight_is_muons_or_the_others(tmp_path: Path) -> None:
+    trainer = _trainer(tmp_path, HistoryWindows, muon=True)
+    optimizer = trainer.create_optimizer()
+    names = {id(weight): name for name, weight in trainer.model.named_parameters()}
+    found = [names[id(weight)] for group in optimizer.param_groups for weight in group["params"]]
+    assert sorted(found) == sorted(names.values())
+    matrices = {names[id(weight)] for group in optimizer.muon.param_groups for weight in group["params"]}
+    assert matrices == {name for name in found if name.endswith("_proj.weight")}
+    assert [group["weight_decay"] for group in optimizer.rest.param_groups] == [trainer.args.weight_decay, 0.0]
+
+
+def test_muon_is_not_for_encoder_decoders(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--muon false"):
+        _trainer(tmp_path, TargetExamples, architecture="t5", muon=True)
