@@ -38,7 +38,7 @@ class SmallModelConfig:
         num_layers: decoder layers; a T5 has as many in its encoder.
         num_heads: attention heads, each ``head_dim`` wide.
         head_dim: width of a head.
-        intermediate_size: width of the feed-forward layers; None: four times ``hidden_size``.
+        intermediate_size: width of the feed-forward layers; None: four times ``hidden_size``, 512 at least.
         dropout: in training, of embeddings and of what each block adds to them; T5's is of attention weights too, which
             would halve the speed of Qwen3's attention on a CPU.
         text_vocab_size: size of the byte-level BPE for text, before item tokens.
@@ -100,7 +100,7 @@ def _drop(dropout: float, module: nn.Module, _: Any, output: Tensor) -> Tensor:
 
 def small_model_config(config: SmallModelConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedConfig:
     """transformers' configuration of such a model."""
-    intermediate_size = config.intermediate_size or 4 * config.hidden_size
+    intermediate_size = config.intermediate_size or max(512, 4 * config.hidden_size)
     if config.architecture == "qwen3":
         return Qwen3Config(
             vocab_size=len(tokenizer),

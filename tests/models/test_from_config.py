@@ -30,8 +30,9 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
 
 def test_feed_forward_layers_grow_with_the_width() -> None:
     tokenizer = train_text_tokenizer(["two words"], 300)
-    assert small_model_config(SmallModelConfig("qwen3", hidden_size=96), tokenizer).intermediate_size == 384
-    assert small_model_config(SmallModelConfig("t5", hidden_size=16), tokenizer).d_ff == 64
+    assert small_model_config(SmallModelConfig("qwen3", hidden_size=160), tokenizer).intermediate_size == 640
+    assert small_model_config(SmallModelConfig("t5", hidden_size=160), tokenizer).d_ff == 640
+    assert small_model_config(SmallModelConfig("qwen3", hidden_size=32), tokenizer).intermediate_size == 512
     assert small_model_config(SmallModelConfig("t5", 96, intermediate_size=100), tokenizer).d_ff == 100
 
 

@@ -36,7 +36,7 @@ pytestmark = pytest.mark.slow
 OPTIONS = [
     *("--num_train_epochs", "40", "--learning_rate", "5e-3", "--early_stopping_patience", "2"),
     *("--save_strategy", "steps", "--save_steps", "2", "--save_total_limit", "1"),
-    *("--muon", "false"),
+    *("--muon", "false"),  # disks and sizes below are for AdamW's two moments
 ]
 
 

@@ -41,7 +41,7 @@ def _run(ulmrec: ModuleType, dataset: Path, output: Path, *options: str) -> dict
 def test_it_learns_the_rule_and_its_checkpoint_stands_alone(
     ulmrec, ring_dataset, tmp_path, answer, capsys, monkeypatch
 ) -> None:
-    options = ("--num_train_epochs", "30", "--learning_rate", "5e-3", "--hidden_size", "64", "--answer", answer)
+    options = ("--num_train_epochs", "30", "--learning_rate", "5e-3", "--answer", answer)
     metrics = _run(ulmrec, ring_dataset, tmp_path / "out", *options)
     assert {"ulmrec", "popularity", "item_knn", "sasrec"} == set(metrics["results"])
     assert metrics["results"]["ulmrec"]["hit_rate@10"] > 0.8
