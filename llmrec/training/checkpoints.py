@@ -20,6 +20,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.training_args import OptimizerNames
 
 from llmrec.atomic import atomic_path
+from llmrec.training.muon import layer_matrices
 
 logger = logging.getLogger(__name__)
 
@@ -120,12 +121,15 @@ def check_free_space(folder: Path, model: nn.Module, args: TrainingArguments, nu
 def estimated_checkpoint_size(model: nn.Module, args: TrainingArguments) -> int:
     """Bytes that a checkpoint takes at least: the weights that are saved, and AdamW's two moments of the trained ones.
 
+    Of a matrix that Muon trains there is one.
+
     DeepSpeed and FSDP write more (32-bit copies), and other optimizers than AdamW are not counted.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    by_muon = layer_matrices(model) if getattr(args, "muon", False) else []
     size = _num_bytes(trained if isinstance(model, PeftModel) else model.parameters())
     if not args.save_only_model and args.optim in (OptimizerNames.ADAMW_TORCH, OptimizerNames.ADAMW_TORCH_FUSED):
-        size += 2 * _num_bytes(trained)
+        size += 2 * _num_bytes(trained) - _num_bytes(by_muon)
     return size
 
 

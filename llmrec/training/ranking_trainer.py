@@ -97,7 +97,7 @@ class RankingSFTTrainer(RankingValidation, SFTTrainer):
             for decay, amount in ((True, self.args.weight_decay), (False, 0.0))
         ]
         optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, model)
-        others = optimizer_class([group for group in groups if group["params"]], **options)
+        others = optimizer_class(groups, **options)
         self.optimizer = MuonWithRest(matrices, others, MUON_RATE * self.args.learning_rate, self.args.weight_decay)
         return self.optimizer
 

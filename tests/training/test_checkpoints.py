@@ -23,6 +23,7 @@ from llmrec.training.checkpoints import (
     remove_incomplete,
     remove_older,
 )
+from llmrec.training.muon import MuonWithRest, layer_matrices
 from tests.tiny import make_catalog, make_model
 
 
@@ -91,10 +92,11 @@ def test_the_newest_and_the_best_stay(
     assert complete_checkpoints(tmp_path) == [checkpoints[step] for step in kept]
 
 
-@pytest.mark.parametrize("tuning", ["full", "lora", "weights only"])
+@pytest.mark.parametrize("tuning", ["full", "lora", "weights only", "muon"])
 def test_the_estimate_is_what_is_written(tmp_path: Path, tuning: str) -> None:
     model, _, _ = make_model(make_catalog())
     args = TrainingArguments(output_dir=str(tmp_path), save_only_model=tuning == "weights only", use_cpu=True)
+    args.muon = tuning == "muon"
     if tuning == "lora":
         model = get_peft_model(model, LoraConfig(target_modules="all-linear", r=8))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -102,7 +104,11 @@ def test_the_estimate_is_what_is_written(tmp_path: Path, tuning: str) -> None:
     save_file({str(number): weight.detach() for number, weight in enumerate(saved)}, tmp_path / "model.safetensors")
     written = (tmp_path / "model.safetensors").stat().st_size
     if tuning != "weights only":
-        optimizer = torch.optim.AdamW(trained)
+        matrices = layer_matrices(model) if tuning == "muon" else []
+        chosen = {id(matrix) for matrix in matrices}
+        optimizer = torch.optim.AdamW([parameter for parameter in trained if id(parameter) not in chosen])
+        if matrices:
+            optimizer = MuonWithRest(matrices, optimizer, lr=1e-3, weight_decay=0.0)
         for parameter in trained:
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
