@@ -65,7 +65,6 @@ def main() -> None:
             of_method.append({**metrics, "folder": folder, "method": method})
             print(f"{method}, seed {seed}: {describe(metrics)}", flush=True)
     rows = table(runs)
-    add_intervals(rows, runs)
     first = next(iter(runs.values()))[0]
     print_table(rows, first)
     protocols = {method: of_method[0]["protocol"] for method, of_method in runs.items()}
@@ -93,13 +92,26 @@ def describe(metrics: dict[str, Any]) -> str:
 
 
 def table(runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """A row for each method, with every seed's numbers, and the floors."""
-    rows = []
-    for method, of_method in runs.items():
-        for name in METHODS[method]:
-            rows.append(_row(name, of_method))
-    first = next(iter(runs.values()))[0]
-    return [*rows, *(_row(floor, [first]) for floor in FLOORS)]
+    """A row for each method, with every seed's numbers, and the floors.
+
+    Intervals, of ndcg@10 and of how much more of it a row has than each baseline, are over users: a user's ndcg@10 is
+    its mean over the seeds, and the users are drawn anew.
+    """
+    of_rows = {name: of_method for method, of_method in runs.items() for name in METHODS[method]}
+    of_rows |= dict.fromkeys(FLOORS, next(iter(runs.values()))[:1])
+    per_user = {name: mean_per_user(name, of_row) for name, of_row in of_rows.items()}
+    return [
+        {
+            **_row(name, of_row),
+            "interval": bootstrap_interval(per_user[name], seed=0),
+            "less": {
+                other: paired_bootstrap(per_user[name], per_user[other], seed=0)._asdict()
+                for other in BASELINES
+                if other in per_user and name not in (*FLOORS, other)
+            },
+        }
+        for name, of_row in of_rows.items()
+    ]
 
 
 def _row(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -120,31 +132,14 @@ def _row_name(name: str, run: dict[str, Any]) -> str:
     return "lcrec" if name == FUSED and name not in run["results"] else name
 
 
-def add_intervals(rows: list[dict[str, Any]], runs: dict[str, list[dict[str, Any]]]) -> None:
-    """Give every row its ndcg@10's interval and how much more it has than each baseline, both of its seeds' mean.
-
-    The intervals are over users: a user's ndcg@10 is its mean over the seeds, and the users are drawn anew.
-    """
-    of_rows = {row["name"]: mean_per_user(row["name"], runs) for row in rows}
-    for row in rows:
-        name = row["name"]
-        row["interval"] = bootstrap_interval(of_rows[name], seed=0)
-        row["less"] = {
-            other: paired_bootstrap(of_rows[name], of_rows[other], seed=0)._asdict()
-            for other in BASELINES
-            if other in of_rows and name not in (*FLOORS, other)
-        }
-
-
-def mean_per_user(name: str, runs: dict[str, list[dict[str, Any]]]) -> np.ndarray:
+def mean_per_user(name: str, runs: list[dict[str, Any]]) -> np.ndarray:
     """ndcg@10 of every user, its mean over the seeds: float64 (num_users,)."""
-    method = next((method for method, rows in METHODS.items() if name in rows and method in runs), None)
-    of_method = runs[method] if method else [next(iter(runs.values()))[0]]
-    tables = [pq.read_table(run["folder"] / "per_user.parquet") for run in of_method]
+    tables = [
+        pq.read_table(run["folder"] / "per_user.parquet", columns=["user_id", _row_name(name, run)]) for run in runs
+    ]
     if any(table["user_id"] != tables[0]["user_id"] for table in tables):
         raise ValueError(f"The runs of {name} ranked other users than the first one: delete them and run again.")
-    values = [table[_row_name(name, run)].to_numpy() for table, run in zip(tables, of_method, strict=True)]
-    return np.mean(values, axis=0)
+    return np.mean([table.column(1).to_numpy() for table in tables], axis=0)
 
 
 def num_parameters(folder: Path) -> int:

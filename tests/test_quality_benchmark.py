@@ -86,7 +86,6 @@ def test_the_table_has_every_seed_and_the_floors_once(tmp_path: Path, capsys: py
     assert rows[0]["fusion_weight"] == [0.5, 0.5]
     assert rows[1]["training_minutes"] == [1.0, 1.0]
     assert [len(row["metrics"]["ndcg@10"]) for row in rows] == [2, 2, 1, 1]
-    quality.add_intervals(rows, runs)
     quality.print_table(rows, runs["lcrec"][0])
     lines = capsys.readouterr().out.splitlines()
     line = next(line for line in lines if line.startswith("lcrec+item_knn"))
@@ -103,7 +102,7 @@ def test_a_seed_that_mixes_nothing_in_counts_with_the_models_own_lists(tmp_path:
     del runs[1]["results"]["lcrec+item_knn"]
     row = quality.table({"lcrec": runs})[0]
     assert row["metrics"]["ndcg@10"] == [0.05, 0.07]
-    assert quality.mean_per_user("lcrec+item_knn", {"lcrec": runs})[0] == pytest.approx(0.02)
+    assert quality.mean_per_user("lcrec+item_knn", runs)[0] == pytest.approx(0.02)
 
 
 def test_runs_of_other_users_are_not_averaged(tmp_path: Path) -> None:
@@ -111,7 +110,7 @@ def test_runs_of_other_users_are_not_averaged(tmp_path: Path) -> None:
     table = pq.read_table(tmp_path / "2" / "per_user.parquet")
     pq.write_table(table.take(list(range(8, -1, -1))), tmp_path / "2" / "per_user.parquet")
     with pytest.raises(ValueError, match="other users"):
-        quality.mean_per_user("lcrec", {"lcrec": runs})
+        quality.mean_per_user("lcrec", runs)
 
 
 def test_a_folder_that_is_no_dataset_is_named(tmp_path: Path) -> None:
