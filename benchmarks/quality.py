@@ -20,6 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from safetensors import safe_open
 
+from benchmarks import rectools_sasrec
 from benchmarks.decoding_measure import hardware, versions
 from benchmarks.recipe_runs import ROOT, best_validation, run_folder, run_recipe
 from benchmarks.seed_plot import draw_seeds
@@ -30,10 +31,14 @@ from llmrec.metrics import bootstrap_interval, paired_bootstrap
 #: LC-Rec's search with item-kNN mixed in: its lists are the model's own where validation chose a weight of 0.
 FUSED = fused_name("lcrec")
 #: Recipe -> rows of the table that its runs give.
-METHODS = {"lcrec": (FUSED, "lcrec"), "setrec": ("setrec", "sasrec"), "ulmrec": ("ulmrec",)}
+RECIPES = {"lcrec": (FUSED, "lcrec"), "setrec": ("setrec", "sasrec"), "ulmrec": ("ulmrec",)}
+#: The same with RecTools' SASRec.
+ROWS = {**RECIPES, rectools_sasrec.ROW: (rectools_sasrec.ROW,)}
 FLOORS = ("popularity", "item_knn")
 #: What the other rows are compared with, user by user.
-BASELINES = ("item_knn", "sasrec")
+BASELINES = ("item_knn", "sasrec", rectools_sasrec.ROW)
+#: Histories of all methods, in items.
+MAX_HISTORY = 20
 METRICS = ("hit_rate@5", "hit_rate@10", "ndcg@5", "ndcg@10")
 
 #: Folder of raw data -> script of data_prep/ and its options.
@@ -46,7 +51,9 @@ RAW = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="data/ml-100k", help="prepared folder, or one of " + ", ".join(RAW))
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--methods", nargs="+", choices=RECIPES, default=list(RECIPES))
+    parser.add_argument("--rectools_python", help="interpreter that has RecTools, for a row of its SASRec")
+    parser.add_argument("--rectools_negatives", type=int, help="items drawn for its softmax; None: the whole catalogue")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--runs_dir", default="outputs/quality", help="where the runs' folders are made")
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="more options of the recipes, last")
@@ -56,12 +63,12 @@ def main() -> None:
         parser.error("--refit leaves no validation to choose on: this table is of strict runs")
     dataset = prepared(Path(args.dataset))
     output = Path(args.output or f"benchmarks/results/quality_{dataset.name}.json")
-    runs: dict[str, list[dict[str, Any]]] = {method: [] for method in args.methods}
+    methods = [*args.methods, *([rectools_sasrec.ROW] if args.rectools_python else [])]
+    runs: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
     for method, of_method in runs.items():
         for seed in args.seeds:
             folder = run_folder(Path(args.runs_dir) / dataset.name, method, seed)
-            options = ["--dataset_dir", str(dataset), "--max_history", "20", *args.options]
-            metrics = run_recipe(method, folder, seed, options)
+            metrics = measure(method, dataset, folder, seed, args)
             of_method.append({**metrics, "folder": folder, "method": method})
             print(f"{method}, seed {seed}: {describe(metrics)}", flush=True)
     rows = table(runs)
@@ -86,6 +93,15 @@ def prepared(dataset: Path) -> Path:
     return folder
 
 
+def measure(method: str, dataset: Path, folder: Path, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """The content of a run's metrics.json."""
+    if method == rectools_sasrec.ROW:
+        options = {"num_epochs": 30, "session_max_len": MAX_HISTORY, "num_negatives": args.rectools_negatives}
+        return rectools_sasrec.run(args.rectools_python, dataset, folder, seed, options)
+    history = ["--dataset_dir", str(dataset), "--max_history", str(MAX_HISTORY)]
+    return run_recipe(method, folder, seed, [*history, *args.options])
+
+
 def describe(metrics: dict[str, Any]) -> str:
     """ndcg@10 of every row."""
     return ", ".join(f"{name} {values['ndcg@10']:.4f}" for name, values in metrics["results"].items())
@@ -97,7 +113,7 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     Intervals, of ndcg@10 and of how much more of it a row has than each baseline, are over users: a user's ndcg@10 is
     its mean over the seeds, and the users are drawn anew.
     """
-    of_rows = {name: of_method for method, of_method in runs.items() for name in METHODS[method]}
+    of_rows = {name: of_method for method, of_method in runs.items() for name in ROWS[method]}
     of_rows |= dict.fromkeys(FLOORS, next(iter(runs.values()))[:1])
     per_user = {name: mean_per_user(name, of_row) for name, of_row in of_rows.items()}
     return [
@@ -115,14 +131,15 @@ def table(runs: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
 
 
 def _row(name: str, runs: list[dict[str, Any]]) -> dict[str, Any]:
-    trained = name not in (*FLOORS, "sasrec")
+    timed = name not in (*FLOORS, "sasrec")
+    ours = timed and name != rectools_sasrec.ROW
     found = [run["results"][_row_name(name, run)] for run in runs]
     return {
         "name": name,
         "metrics": {metric: [values[metric] for values in found] for metric in METRICS},
-        "valid_ndcg@10": [best_validation(run["folder"]) for run in runs] if trained and name != FUSED else None,
-        "parameters": num_parameters(runs[0]["folder"]) if trained else None,
-        "training_minutes": [run["seconds"].get("training", 0.0) / 60 for run in runs] if trained else None,
+        "valid_ndcg@10": [best_validation(run["folder"]) for run in runs] if ours and name != FUSED else None,
+        "parameters": num_parameters(runs[0]["folder"]) if ours else None,
+        "training_minutes": [run["seconds"].get("training", 0.0) / 60 for run in runs] if timed else None,
         "fusion_weight": [run["protocol"]["fusion_weight"] for run in runs] if name == FUSED else None,
     }
 

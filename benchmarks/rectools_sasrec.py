@@ -3,8 +3,8 @@
     python3.11 -m venv .venv-rectools && .venv-rectools/bin/pip install 'rectools[torch]==0.19.0'
     python -m benchmarks.rectools_sasrec --dataset_dir data/ml-100k --rectools_python .venv-rectools/bin/python
 
-64 dimensions, 2 blocks, softmax loss over the catalogue. RecTools trains on each user's latest --session_max_len + 1
-items.
+64 dimensions, 2 blocks, softmax over the catalogue, or over drawn items with --num_negatives. RecTools trains on each
+user's latest --session_max_len + 1 items. ``benchmarks.quality`` has these runs in its table.
 """
 
 import argparse
@@ -18,12 +18,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks.decoding_measure import hardware, versions
-from benchmarks.recipe_runs import ROOT
-from llmrec.atomic import write_json
+from benchmarks.recipe_runs import ROOT, run_folder
 from llmrec.dataset import RecDataset
-from llmrec.evaluation import EvaluationResult, Evaluator, print_table
+from llmrec.evaluation import Evaluator, format_table, write_metrics_json, write_per_user
 from llmrec.recipe.item_features import training_rows
+
+#: What a table calls these runs.
+ROW = "rectools_sasrec"
 
 
 def main() -> None:
@@ -33,22 +34,44 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--num_epochs", type=int, default=30)
     parser.add_argument("--session_max_len", type=int, default=50)
-    parser.add_argument("--output", help="JSON file; None: benchmarks/results/rectools_<dataset>.json")
+    parser.add_argument("--num_negatives", type=int, help="of a sampled softmax; None: over the whole catalogue")
+    parser.add_argument("--runs_dir", default="outputs/rectools", help="where the runs' folders are made")
     args = parser.parse_args()
-    dataset = RecDataset.load(args.dataset_dir)
-    evaluator = Evaluator(dataset, dataset.items["item_id"].to_pylist(), "test")
-    results: list[EvaluationResult] = []
-    runs: list[dict[str, Any]] = []
+    names = ("num_epochs", "session_max_len", "num_negatives")
+    options = {name: getattr(args, name) for name in names}
     for seed in args.seeds:
-        options = {"seed": seed, "num_epochs": args.num_epochs, "session_max_len": args.session_max_len}
-        ranked, measured = rank(args.rectools_python, dataset, evaluator, options)
-        results.append(evaluator.evaluate(f"rectools sasrec, seed {seed}", ranked))
-        intervals = {metric: list(interval) for metric, interval in results[-1].intervals.items()}
-        runs.append({**options, **measured, "metrics": results[-1].metrics, "intervals": intervals})
-    print_table([*results, *evaluator.floors()], evaluator.protocol)
-    output = args.output or f"benchmarks/results/rectools_{Path(args.dataset_dir).name}.json"
-    found = {"protocol": evaluator.protocol, "hardware": hardware("cpu"), "versions": versions(), "runs": runs}
-    write_json(output, found)
+        folder = run_folder(Path(args.runs_dir) / Path(args.dataset_dir).name, ROW, seed)
+        run(args.rectools_python, Path(args.dataset_dir), folder, seed, options)
+        print(f"\n{(folder / 'report.txt').read_text()}")
+
+
+def run(interpreter: str, dataset_dir: Path, folder: Path, seed: int, options: dict[str, Any]) -> dict[str, Any]:
+    """The content of metrics.json, as a recipe's run leaves it; a run that is finished is read, not repeated.
+
+    Args:
+        interpreter: that has RecTools.
+        dataset_dir: of a prepared dataset.
+        folder: of the run.
+        seed: of everything drawn.
+        options: ``num_epochs``, ``session_max_len`` and ``num_negatives``.
+    """
+    dataset = RecDataset.load(dataset_dir)
+    evaluator = Evaluator(dataset, dataset.items["item_id"].to_pylist(), "test", seed=seed)
+    protocol = {**evaluator.protocol, **options, "refit": False, "tuning": "full"}
+    path = folder / "metrics.json"
+    if path.is_file():
+        found: dict[str, Any] = json.loads(path.read_text())
+        if found["protocol"] == json.loads(json.dumps(protocol)):
+            return found
+        raise SystemExit(f"{folder} holds a run of other options or data: delete it, or name another --runs_dir.")
+    ranked, measured = rank(interpreter, dataset, evaluator, {"seed": seed, **options})
+    results = [evaluator.evaluate(ROW, ranked), *evaluator.floors()]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.txt").write_text(format_table(results, protocol))
+    write_per_user(folder / "per_user.parquet", evaluator.user_ids, results)
+    seconds = {"training": measured["training_seconds"]}
+    write_metrics_json(path, protocol, evaluator.protocol["split_fingerprint"], results, seconds)
+    return json.loads(path.read_text())
 
 
 def rank(

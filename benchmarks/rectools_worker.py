@@ -18,7 +18,10 @@ from rectools.models import SASRecModel
 def main(folder: Path) -> None:
     options = json.loads((folder / "options.json").read_text())
     seed_everything(options["seed"], workers=True)
+    negatives = options["num_negatives"]
+    loss = {"loss": "softmax"} if negatives is None else {"loss": "sampled_softmax", "n_negatives": negatives}
     model = SASRecModel(
+        **loss,
         n_factors=64,
         n_blocks=2,
         n_heads=1,

@@ -12,8 +12,6 @@ import torch
 from safetensors.torch import save_file
 
 from benchmarks import quality, rectools_sasrec
-from llmrec.dataset import RecDataset
-from llmrec.evaluation import Evaluator
 from tests.recipes.conftest import ring_dataset  # noqa: F401 -- a fixture
 
 STAND_IN = """#!{python}
@@ -41,12 +39,18 @@ def test_what_rectools_ranks_is_scored_as_all_else(ring_dataset: Path, tmp_path:
     stand_in = tmp_path / "python"
     stand_in.write_text(STAND_IN.format(python=sys.executable))
     stand_in.chmod(0o755)
-    dataset = RecDataset.load(ring_dataset)
-    evaluator = Evaluator(dataset, dataset.items["item_id"].to_pylist())
-    ranked, measured = rectools_sasrec.rank(str(stand_in), dataset, evaluator, {"seed": 0})
+    folder, options = tmp_path / "run", {"num_epochs": 1, "session_max_len": 20, "num_negatives": None}
+    found = rectools_sasrec.run(str(stand_in), ring_dataset, folder, 0, options)
     # on the ring, the item behind the last one comes next
-    assert evaluator.evaluate("stand-in", ranked).metrics["hit_rate@5"] == 1.0
-    assert measured == {"training_seconds": 1.5}
+    assert found["results"]["rectools_sasrec"]["hit_rate@5"] == 1.0
+    assert found["seconds"] == {"training": 1.5}
+    row = quality.table({"rectools_sasrec": [{**found, "folder": folder}]})[0]
+    assert row["training_minutes"] == [1.5 / 60]
+    assert row["parameters"] is None
+    # what is finished is read, and only where it is the same
+    assert rectools_sasrec.run("no interpreter", ring_dataset, folder, 0, options) == found
+    with pytest.raises(SystemExit, match="other options or data"):
+        rectools_sasrec.run(str(stand_in), ring_dataset, folder, 0, {**options, "num_epochs": 2})
 
 
 def test_sequences_are_written_place_by_place(tmp_path: Path) -> None:
