@@ -36,7 +36,6 @@ from transformers import Trainer, TrainingArguments
 from trl import ModelConfig, TrlParser
 
 from llmrec.atomic import write_json
-from llmrec.baselines import Fusion
 from llmrec.catalog import Catalog
 from llmrec.dataset import RecDataset
 from llmrec.evaluation import Evaluator, sample_users
@@ -187,7 +186,7 @@ def prompt_options(args: LCRecArguments) -> dict[str, Any]:
 
 
 def protocol_options(
-    args: LCRecArguments, config: TrainingArguments, model_args: ModelConfig, fusion: Fusion | None
+    args: LCRecArguments, config: TrainingArguments, model_args: ModelConfig, fusion: dict[str, Any]
 ) -> dict[str, Any]:
     """What defines the numbers beside the evaluator's own protocol."""
     return {
@@ -196,7 +195,7 @@ def protocol_options(
         "distillation": teacher_share(args, model_args),
         "num_beams": args.num_beams,
         "beam_scores": args.beam_scores,
-        "fusion_weight": 0 if fusion is None else fusion.weight,
+        **fusion,
         "passes": config.num_train_epochs,
         "tuning": tuning_name(model_args, args.vocabulary_only),
         "seed": config.seed,
@@ -293,7 +292,7 @@ def train_and_test(
     model = load_checkpoint(run.folder).model.to(device)
     evaluator = Evaluator(dataset, catalog.item_ids, "test", exclude_seen=args.exclude_seen, refit=args.refit)
     with stopwatch.stage("evaluation"):
-        fusion = open_fusion(args, dataset, recommender, model, config.seed)
+        fusion, fusion_options = open_fusion(args, dataset, recommender, model, config.seed)
         rank = partial(rank_users, model=model, evaluator=evaluator, progress=PartialState().is_main_process)
         if PartialState().is_main_process:
             save_fusion(run.folder, fusion)
@@ -302,7 +301,7 @@ def train_and_test(
         rl = args.stage == "rl"
         compared = compare_with_start(args, model_args, dataset, recommender, model, config.seed) if rl else None
     if PartialState().is_main_process:
-        options = protocol_options(args, config, model_args, fusion)
+        options = protocol_options(args, config, model_args, fusion_options)
         metrics, table = report(
             "lcrec", run.folder, evaluator, catalog.titles, ranked, options, stopwatch.seconds, fused=fused
         )

@@ -47,7 +47,7 @@ def open_fusion(
     recommender: Recommender,
     model: Any,
     seed: int,
-) -> Fusion | None:
+) -> tuple[Fusion | None, dict[str, Any]]:
     """Item-kNN of the training interactions and its weight; None for the model alone. Every process gets the same.
 
     Args:
@@ -56,13 +56,17 @@ def open_fusion(
         recommender: ranks the validation users where ``args`` names no weight.
         model: fine-tuned model.
         seed: of the sample of validation users.
+
+    Returns:
+        What is mixed in, and for the protocol its weight and the validation ndcg@10 of each weight that was tried.
     """
     if args.fusion_weight == 0:
-        return None
+        return None, {"fusion_weight": 0}
     rows_of = recommender.renderer.catalog.rows_of
     sequences = [rows_of(sequence) for sequence in dataset.train_sequences(refit=args.refit)]
     item_knn = ItemKNN().fit(sequences, len(recommender.item_ids))
     weight = args.fusion_weight
+    chosen: dict[str, Any] = {}
     if weight is None:
         found = {}
         for tried in WEIGHTS:
@@ -71,4 +75,5 @@ def open_fusion(
         weight = max(found, key=lambda tried: found[tried])
         tried_weights = ", ".join(f"{tried}: {value:.4f}" for tried, value in found.items())
         logger.info("Weight of item-kNN by validation ndcg@10 (%s): %s.", tried_weights, weight)
-    return Fusion(item_knn, weight) if weight else None
+        chosen["valid_ndcg@10_by_weight"] = found
+    return Fusion(item_knn, weight) if weight else None, {"fusion_weight": weight, **chosen}

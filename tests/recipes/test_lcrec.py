@@ -118,6 +118,8 @@ def test_validation_mixes_in_item_knn_where_it_helps_and_the_checkpoint_answers_
     weight = metrics["protocol"]["fusion_weight"]
     fused = metrics["results"]["lcrec+item_knn"]
     assert load_checkpoint(tmp_path).fusion.weight == weight > 0
+    tried = metrics["protocol"]["valid_ndcg@10_by_weight"]
+    assert max(tried, key=tried.get) == str(weight)
     assert fused["ndcg@10"] > _results(metrics)["ndcg@10"]
     served = open_served(str(tmp_path))
     evaluator = Evaluator(RecDataset.load(ring_dataset), served.catalog.item_ids)
