@@ -34,5 +34,11 @@ def run_folder(runs_dir: str | Path, name: str, seed: int) -> Path:
 
 def best_validation(folder: Path) -> float:
     """The best ndcg@10 of a run's validations."""
+    return float(best_step(folder)["eval_ndcg@10"])
+
+
+def best_step(folder: Path) -> dict[str, float]:
+    """What a run logged at the validation with the best ndcg@10, such as ``eval_loss``."""
     states = sorted(folder.glob("checkpoint-*/trainer_state.json"), key=lambda path: int(path.parent.name[11:]))
-    return float(json.loads(states[-1].read_text())["best_metric"])
+    log = json.loads(states[-1].read_text())["log_history"]
+    return max((entry for entry in log if "eval_ndcg@10" in entry), key=lambda entry: entry["eval_ndcg@10"])

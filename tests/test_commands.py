@@ -81,6 +81,9 @@ RUN: dict[str, str] = {
     "python -m benchmarks.quality --dataset data/ml-100k": (
         f"--methods lcrec --seeds 0 --output quality.json --options {TINY}"
     ),
+    "python -m benchmarks.ablation --dataset_dir data/ml-100k": (
+        f"--changes AdamW --seeds 0 --output ablation.json --options {TINY}"
+    ),
     "python -m benchmarks.setrec": (f"--models 'SETRec, Qwen3' --seeds 0 --output setrec.json --options {SETREC_TINY}"),
     "python -m benchmarks.setrec_cold --dataset_dir data/ml-100k": (
         f"--seeds 0 --output setrec_cold.json --options {SETREC_TINY}"
@@ -185,6 +188,7 @@ NOT_RUN: dict[str, str] = {
     **dict.fromkeys(_TRAINING_BENCHMARKS, "tests/test_training_benchmark.py runs it at tiny size"),
     **dict.fromkeys(_SERVING_BENCHMARKS, "tests/test_serving_benchmark.py runs it at tiny size"),
     "python -m benchmarks.quality --dataset ../shared/data/amazon2014_beauty": "hours; it runs on MovieLens above",
+    "python -m benchmarks.quality --dataset data/ml-100k --rectools_python .venv-rectools/bin/python": "as below",
     "python -m benchmarks.rectools_sasrec --dataset_dir data/ml-100k --rectools_python .venv-rectools/bin/python": (
         "RecTools needs an environment of its own; tests/test_quality_benchmark.py has a stand-in for it"
     ),

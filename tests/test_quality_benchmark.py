@@ -61,7 +61,8 @@ def test_sequences_are_written_place_by_place(tmp_path: Path) -> None:
 def fake_run(folder: Path, seed: int) -> dict:
     """What a finished run of lcrec leaves behind, as far as the table reads it."""
     (folder / "checkpoint-4").mkdir(parents=True)
-    (folder / "checkpoint-4" / "trainer_state.json").write_text(json.dumps({"best_metric": 0.1 + seed / 100}))
+    log = [{"eval_ndcg@10": 0.1 + seed / 100, "eval_loss": 3.0}, {"eval_ndcg@10": 0.05, "eval_loss": 2.0}, {"loss": 1}]
+    (folder / "checkpoint-4" / "trainer_state.json").write_text(json.dumps({"log_history": log}))
     save_file({"a": torch.zeros(3, 4), "b": torch.zeros(5)}, folder / "model.safetensors")
     names = ("lcrec+item_knn", "lcrec", "popularity", "item_knn")
     values = dict.fromkeys(quality.METRICS, 0.05 + seed / 100)
