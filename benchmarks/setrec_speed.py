@@ -22,6 +22,7 @@ from llmrec.decoding.beam_search import BeamSearch
 from llmrec.decoding.device_trie import DeviceTrie
 from llmrec.decoding.generate import generate_items
 from llmrec.decoding.rules import Rules, batch_rules
+from llmrec.item_tokenizer import EmbeddingConfig, ItemTokenizerConfig, build_catalog, catalog_folder
 from llmrec.models.from_config import SmallModelConfig, build_small_model, small_model_config, train_text_tokenizer
 from llmrec.models.setrec import ItemFeatures, SetRecConfig, SetRecModel
 from llmrec.models.setrec.search import SetSearch
@@ -36,7 +37,7 @@ K = 20
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dataset_dir", default="data/ml-100k", help="prepared dataset with semantic_ids/ inside")
+    parser.add_argument("--dataset_dir", default="data/ml-100k", help="prepared dataset")
     parser.add_argument("--num_users", type=int, default=256)
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--max_history", type=int, default=50)
@@ -48,7 +49,8 @@ def main() -> None:
     parser.add_argument("--output", default="benchmarks/results/setrec_speed.json")
     args = parser.parse_args()
     dataset = RecDataset.load(args.dataset_dir)
-    catalog = Catalog.load(dataset.folder / "semantic_ids")
+    ids = EmbeddingConfig(), ItemTokenizerConfig()
+    _, catalog = build_catalog(dataset, catalog_folder(dataset, *ids), *ids)
     rows = dataset.test.slice(0, args.num_users)
     histories = [catalog.rows_of(history[-args.max_history :]) for history in rows["history"].to_pylist()]
     seen = [catalog.rows_of(items) for items in rows["seen_item_ids"].to_pylist()]

@@ -5,7 +5,7 @@ dataset and options does nothing. docs/item_tokenizer.md explains the options an
 
   python data_prep/semantic_ids.py --dataset_dir data/ml-100k
   python data_prep/semantic_ids.py --dataset_dir data/ml-100k --combine collaborative --num_codebooks 3 \\
-      --codebook_size 32 --output_dir data/ml-100k/semantic_ids_collaborative
+      --codebook_size 32 --output_dir outputs/semantic_ids_collaborative
   python data_prep/semantic_ids.py --dataset_dir data/beauty --encoder causal_lm --model Qwen/Qwen3-0.6B \\
       --combine text --quantizer rqvae
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from llmrec.dataset import RecDataset
-from llmrec.item_tokenizer import EmbeddingConfig, ItemTokenizerConfig, build_catalog
+from llmrec.item_tokenizer import EmbeddingConfig, ItemTokenizerConfig, build_catalog, catalog_folder
 from llmrec.schema import DataError
 
 
@@ -30,7 +30,9 @@ def build_parser() -> argparse.ArgumentParser:
     usage = "%(prog)s --dataset_dir FOLDER [--output_dir FOLDER] [options]"
     parser = argparse.ArgumentParser(usage=usage, description=__doc__, formatter_class=_Formatter)
     parser.add_argument("--dataset_dir", type=Path, required=True, help="folder written by another data_prep script")
-    parser.add_argument("--output_dir", type=Path, help="None: semantic_ids inside the dataset folder")
+    parser.add_argument(
+        "--output_dir", type=Path, help="None: a folder for these options in the dataset's semantic_ids"
+    )
     _add_embedding_options(parser.add_argument_group("what is quantized"))
     _add_tokenizer_options(parser.add_argument_group("how it is quantized"))
     _add_rqvae_options(parser.add_argument_group("training of the RQ-VAE (LC-Rec's values)"))
@@ -49,7 +51,7 @@ def _add_embedding_options(group: argparse._ArgumentGroup) -> None:
     _add(group, default, "revision", "of a model on the Hub")
     _add(group, default, "max_length", "tokens of one text at most; None: the model's limit", type=int)
     _add(group, default, "embedding_batch_size", "texts in one forward pass")
-    _add(group, default, "cache_dir", "of text embeddings; None: embeddings beside the output folder")
+    _add(group, default, "cache_dir", "of text embeddings; None: embeddings in the dataset folder")
 
 
 def _add_tokenizer_options(group: argparse._ArgumentGroup) -> None:
@@ -102,8 +104,9 @@ def main(arguments: list[str] | None = None) -> None:
         kind(**{field.name: getattr(options, field.name) for field in fields(kind)})
         for kind in (EmbeddingConfig, ItemTokenizerConfig)
     )
-    output_dir = options.output_dir or options.dataset_dir / "semantic_ids"
-    tokenizer, catalog = build_catalog(RecDataset.load(options.dataset_dir), output_dir, embedding, config)
+    dataset = RecDataset.load(options.dataset_dir)
+    output_dir = options.output_dir or catalog_folder(dataset, embedding, config)
+    tokenizer, catalog = build_catalog(dataset, output_dir, embedding, config)
     sizes = " x ".join(map(str, tokenizer.codebook_sizes))
     print(f"{output_dir}: {len(catalog)} items, codes {sizes}, catalog {catalog.fingerprint}")
 

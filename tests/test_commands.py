@@ -136,7 +136,7 @@ _CURLS = (
     "curl http://127.0.0.1:8000/v1/recommendations -H 'Content-Type: application/json' "
     '-d \'{"users": [{"history": ["50", "172"]}], "k": 5}\'',
     'curl -X POST http://127.0.0.1:8000/v1/catalog/reload -H "Authorization: Bearer $LLMREC_ADMIN_KEY" '
-    "-H 'Content-Type: application/json' -d '{\"folder\": \"data/ml-100k/semantic_ids\"}'",
+    "-H 'Content-Type: application/json' -d '{\"folder\": \"outputs/new_catalog\"}'",
 )
 _SEARCH_CURL = (
     "curl http://127.0.0.1:8000/v1/search -H 'Content-Type: application/json' "

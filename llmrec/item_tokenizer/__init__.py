@@ -4,7 +4,7 @@ from llmrec.item_tokenizer.collaborative import collaborative_embeddings, combin
 from llmrec.item_tokenizer.config import ItemTokenizerConfig
 from llmrec.item_tokenizer.embeddings import embed_items
 from llmrec.item_tokenizer.quality import quality_report
-from llmrec.item_tokenizer.stage import EmbeddingConfig, build_catalog
+from llmrec.item_tokenizer.stage import EmbeddingConfig, build_catalog, catalog_folder
 from llmrec.item_tokenizer.tokenizer import ItemTokenizer
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "ItemTokenizer",
     "ItemTokenizerConfig",
     "build_catalog",
+    "catalog_folder",
     "collaborative_embeddings",
     "combine_embeddings",
     "embed_items",

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from filelock import FileLock
 
 from llmrec.atomic import write_json
 from llmrec.catalog import Catalog
@@ -25,6 +26,7 @@ logger = logging.getLogger(__name__)
 #: Written last: says that the folder is complete, and from what it was made.
 RECORD_FILE = "semantic_ids.json"
 TOKENIZER_FOLDER = "item_tokenizer"
+_LOCK_FILE = ".semantic_ids.lock"
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ class EmbeddingConfig:
         revision: of a model on the Hub.
         max_length: tokens of one text at most; ``None`` takes the model's limit.
         embedding_batch_size: texts in one forward pass.
-        cache_dir: of text embeddings; ``None`` takes the folder ``embeddings`` beside the output folder.
+        cache_dir: of text embeddings; ``None`` takes the folder ``embeddings`` inside the dataset folder.
     """
 
     combine: CombineMode = "concat"
@@ -62,7 +64,8 @@ def build_catalog(
 ) -> tuple[ItemTokenizer, Catalog]:
     """Give every item of a dataset a semantic ID, and write tokenizer, catalog and quality report into ``output_dir``.
 
-    A second call with the same dataset and options reads what is there. With others it starts anew.
+    A second call with the same dataset and options reads what is there. With others it starts anew. Processes at one
+    dataset folder wait for each other.
 
     Args:
         dataset: items, training histories and validation histories.
@@ -74,13 +77,27 @@ def build_catalog(
     Returns:
         The tokenizer and the catalog.
     """
-    output_dir = Path(output_dir)
+    with FileLock(dataset.folder / _LOCK_FILE):
+        return _build_catalog(dataset, Path(output_dir), embedding, config)
+
+
+def catalog_folder(dataset: "RecDataset", embedding: EmbeddingConfig, config: ItemTokenizerConfig) -> Path:
+    """Where these options have their place inside the dataset folder, so that runs of others don't replace them."""
+    record = json.dumps(_record(dataset, embedding, config), sort_keys=True)
+    fingerprint = hashlib.sha256(record.encode()).hexdigest()[:8]
+    name = f"{config.quantizer}_{config.num_codebooks}x{config.codebook_size}_{embedding.combine}_seed{config.seed}"
+    return dataset.folder / "semantic_ids" / f"{name}_{fingerprint}"
+
+
+def _build_catalog(
+    dataset: "RecDataset", output_dir: Path, embedding: EmbeddingConfig, config: ItemTokenizerConfig
+) -> tuple[ItemTokenizer, Catalog]:
     record = _record(dataset, embedding, config)
     if _recorded(output_dir) == record:
         logger.info("%s is up to date: nothing to do.", output_dir)
         return ItemTokenizer.load(output_dir / TOKENIZER_FOLDER, config.device), Catalog.load(output_dir)
     (output_dir / RECORD_FILE).unlink(missing_ok=True)  # until the new files are all there
-    embeddings = dataset_embeddings(dataset, embedding, output_dir.parent / "embeddings", config.device)
+    embeddings = dataset_embeddings(dataset, embedding, dataset.folder / "embeddings", config.device)
     tokenizer = ItemTokenizer.fit(dataset.items["item_id"].to_pylist(), embeddings, config)
     catalog = Catalog(dataset.items, tokenizer.semantic_ids, tokenizer.codebook_sizes)
     tokenizer.save(output_dir / TOKENIZER_FOLDER)

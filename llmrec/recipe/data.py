@@ -8,7 +8,7 @@ from llmrec.catalog import Catalog
 from llmrec.dataset import PreparationConfig, RecDataset, prepare_dataset, read_movielens
 from llmrec.item_tokenizer import EmbeddingConfig, ItemTokenizerConfig, build_catalog
 from llmrec.item_tokenizer.embeddings import Encoder
-from llmrec.item_tokenizer.stage import TOKENIZER_FOLDER
+from llmrec.item_tokenizer.stage import TOKENIZER_FOLDER, catalog_folder
 
 
 @dataclass
@@ -61,12 +61,12 @@ def open_catalog(args: DataArguments, dataset: RecDataset, seed: int) -> tuple[C
         conflict_rounds=args.conflict_rounds,
         seed=seed,
     )
-    folder = dataset.folder / "semantic_ids"
     embedding = EmbeddingConfig(
         combine=args.item_embedding,
         collaborative_weight=args.collaborative_weight,
         model=args.text_encoder,
         encoder=args.text_encoder_type,
     )
+    folder = catalog_folder(dataset, embedding, config)
     _, catalog = build_catalog(dataset, folder, embedding, config)
     return catalog, folder / TOKENIZER_FOLDER

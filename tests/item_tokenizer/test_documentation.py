@@ -19,4 +19,4 @@ def test_python_of_the_page_runs(dataset, tmp_path, monkeypatch):  # noqa: F811
     assert len(blocks) == 2
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), {})
-    assert (tmp_path / "data/ml-100k/semantic_ids_extended/item_tokenizer.json").is_file()
+    assert (tmp_path / "outputs/semantic_ids_extended/item_tokenizer.json").is_file()

@@ -2,6 +2,7 @@
 
 import json
 import logging
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,14 @@ import pytest
 
 from llmrec.catalog import Catalog
 from llmrec.dataset import PreparationConfig, RawData, prepare_dataset
-from llmrec.item_tokenizer import EmbeddingConfig, ItemTokenizer, ItemTokenizerConfig, build_catalog, stage
+from llmrec.item_tokenizer import (
+    EmbeddingConfig,
+    ItemTokenizer,
+    ItemTokenizerConfig,
+    build_catalog,
+    catalog_folder,
+    stage,
+)
 from llmrec.schema import INTERACTIONS, ITEMS
 
 COLLABORATIVE = EmbeddingConfig(combine="collaborative", collaborative_dim=8)
@@ -91,6 +99,26 @@ def test_other_options_start_anew(dataset, config, tmp_path, fits, change):
     assert len(fits) == 3
 
 
+def test_runs_of_other_options_leave_each_other_alone(dataset, config, fits):
+    other = replace(config, seed=1)
+    folders = [catalog_folder(dataset, COLLABORATIVE, options) for options in (config, other)]
+    assert folders[0].parent == folders[1].parent == dataset.folder / "semantic_ids"
+    _, first = build_catalog(dataset, folders[0], COLLABORATIVE, config)
+    _, second = build_catalog(dataset, folders[1], COLLABORATIVE, other)
+    assert Catalog.load(folders[0]).fingerprint == first.fingerprint != second.fingerprint
+    # where it runs changes nothing, so it is not in the name
+    assert catalog_folder(dataset, COLLABORATIVE, replace(config, device=None)) == folders[0]
+    assert len(fits) == 2
+
+
+def test_two_runs_at_the_same_time_fit_once(dataset, config, tmp_path, fits):
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(build_catalog, dataset, tmp_path, COLLABORATIVE, config) for _ in range(2)]
+    (_, first), (_, second) = (run.result() for run in runs)
+    assert first.fingerprint == second.fingerprint == Catalog.load(tmp_path).fingerprint
+    assert len(fits) == 1
+
+
 def test_an_interrupted_run_is_not_taken_for_a_finished_one(dataset, config, tmp_path, fits, monkeypatch):
     build_catalog(dataset, tmp_path, COLLABORATIVE, config)
 
@@ -125,4 +153,4 @@ def test_text_and_both(dataset, config, tmp_path):
         embedding = replace(COLLABORATIVE, combine=combine)
         tokenizer, _ = build_catalog(dataset, tmp_path / combine, embedding, config)
         assert tokenizer.dim == dim
-    assert len(list((tmp_path / "embeddings").iterdir())) == 1  # one set of texts, embedded once
+    assert len(list((dataset.folder / "embeddings").iterdir())) == 1  # one set of texts, embedded once

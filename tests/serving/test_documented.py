@@ -74,8 +74,8 @@ def test_the_openai_snippets_print_ten_titles(server, snippet):
 @pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 @pytest.mark.parametrize("command", CURLS)
 def test_the_curl_commands_work(server, command, tmp_path):
-    films(210).save(tmp_path / "semantic_ids")
-    ran = command.replace(WRITTEN_URL, server.url).replace("data/ml-100k/semantic_ids", str(tmp_path / "semantic_ids"))
+    films(210).save(tmp_path / "new_catalog")
+    ran = command.replace(WRITTEN_URL, server.url).replace("outputs/new_catalog", str(tmp_path / "new_catalog"))
     ran = ran.replace("$LLMREC_ADMIN_KEY", "admin")
     result = subprocess.run([*shlex.split(ran), "-sS", "--fail-with-body"], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
