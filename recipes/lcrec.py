@@ -42,7 +42,6 @@ from llmrec.evaluation import Evaluator, sample_users
 from llmrec.evaluation.recommender import Recommender
 from llmrec.hub import load_checkpoint, save_fusion, save_model_card
 from llmrec.item_tokenizer import ItemTokenizer
-from llmrec.item_tokenizer.stage import TOKENIZER_FOLDER
 from llmrec.metrics import KS
 from llmrec.models.from_config import SmallModelConfig
 from llmrec.prompts.history import HISTORY_OPENING, history_prompt
@@ -108,7 +107,7 @@ class LCRecArguments(Stage, DataArguments, DistillationArguments, FusionArgument
     )
     start_from_codebooks: bool = field(
         default=True,
-        metadata={"help": "The small model's codes start where the item tokenizer has them; false: anywhere."},
+        metadata={"help": "The small model's codes start where our item tokenizer has them; false: anywhere."},
     )
     vocabulary_only: bool = field(
         default=False,
@@ -169,13 +168,13 @@ def teacher_share(args: LCRecArguments, model_args: ModelConfig) -> float:
 
 
 def base_model(
-    args: LCRecArguments, model_args: ModelConfig, catalog: Catalog, item_tokenizer_folder: Path, seed: int
+    args: LCRecArguments, model_args: ModelConfig, catalog: Catalog, item_tokenizer_folder: Path | None, seed: int
 ) -> tuple[Any, ...]:
     """What ``load_backbone`` needs beside ``model_args``."""
     dropout = DROPOUT if args.dropout is None else args.dropout
     small = SmallModelConfig(args.architecture, args.hidden_size, args.num_layers, dropout=dropout)
     codebooks = None
-    if args.start_from_codebooks and model_args.model_name_or_path is None:
+    if args.start_from_codebooks and model_args.model_name_or_path is None and item_tokenizer_folder is not None:
         codebooks = ItemTokenizer.load(item_tokenizer_folder).quantizer.codebooks
     return small, catalog, args.initialization, seed, (), codebooks
 
@@ -239,7 +238,7 @@ def train_and_test(
         dataset = open_dataset(args)
         if args.stage == "rl":
             start = load_checkpoint(model_args.model_name_or_path, model_args.model_revision)
-            catalog, item_tokenizer_folder, tables = start.catalog, start.folder / TOKENIZER_FOLDER, {}
+            catalog, item_tokenizer_folder, tables = start.catalog, start.item_tokenizer_folder, {}
         else:
             catalog, item_tokenizer_folder = open_catalog(args, dataset, config.seed)
             tables = open_instructions(args, dataset, config.seed)

@@ -93,6 +93,12 @@ class Checkpoint:
         model.set_items(ItemFeatures.load(self.folder))
         return model
 
+    @property
+    def item_tokenizer_folder(self) -> Path | None:
+        """What made the semantic IDs; None where they came from elsewhere, or the method has none."""
+        folder = self.folder / ITEM_TOKENIZER_FOLDER
+        return folder if folder.is_dir() else None
+
     @cached_property
     def users(self) -> "UserIndex | None":
         """Users and their indices, where the method has such and the model was trained with them."""
@@ -178,7 +184,7 @@ def save_checkpoint(
         model: the whole model on this process, adapters merged.
         tokenizer: with the item tokens.
         catalog: whose items the tokens stand for.
-        item_tokenizer_folder: what ``ItemTokenizer.save`` wrote; None for a method without semantic IDs.
+        item_tokenizer_folder: what ``ItemTokenizer.save`` wrote; None where semantic IDs are from elsewhere, or none.
         config: the resolved config of the run; JSON values only.
         prompts: the prompts in use; JSON values only.
         method: name of the method, as in metrics.json.

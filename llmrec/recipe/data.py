@@ -6,9 +6,15 @@ from typing import Literal
 
 from llmrec.catalog import Catalog
 from llmrec.dataset import PreparationConfig, RecDataset, prepare_dataset, read_movielens
-from llmrec.item_tokenizer import EmbeddingConfig, ItemTokenizerConfig, build_catalog
+from llmrec.item_tokenizer import (
+    EmbeddingConfig,
+    ItemTokenizerConfig,
+    build_catalog,
+    catalog_folder,
+    read_semantic_ids,
+)
 from llmrec.item_tokenizer.embeddings import Encoder
-from llmrec.item_tokenizer.stage import TOKENIZER_FOLDER, catalog_folder
+from llmrec.item_tokenizer.stage import TOKENIZER_FOLDER
 
 
 @dataclass
@@ -41,6 +47,11 @@ class DataArguments(DatasetArguments):
     num_codebooks: int = field(default=2, metadata={"help": "Levels of a semantic ID, before a disambiguation level."})
     codebook_size: int = field(default=64, metadata={"help": "Codes of each level; the paper has 256 and 4 levels."})
     conflict_rounds: int = field(default=20, metadata={"help": "LC-Rec's rounds against collisions; 0 skips them."})
+    semantic_ids_file: str | None = field(
+        default=None,
+        metadata={"help": "Semantic IDs from elsewhere (JSON lines or parquet) instead of our item tokenizer's."},
+    )
+    semantic_ids_column: str = field(default="semantic_id", metadata={"help": "Where they stand in that file."})
 
 
 def open_dataset(args: DatasetArguments, config: PreparationConfig | None = None) -> RecDataset:
@@ -52,8 +63,12 @@ def open_dataset(args: DatasetArguments, config: PreparationConfig | None = None
     return RecDataset.load(folder)
 
 
-def open_catalog(args: DataArguments, dataset: RecDataset, seed: int) -> tuple[Catalog, Path]:
-    """Catalog and the folder of its item tokenizer, made where they are missing."""
+def open_catalog(args: DataArguments, dataset: RecDataset, seed: int) -> tuple[Catalog, Path | None]:
+    """Catalog and the folder of its item tokenizer, made where they are missing; None for IDs from elsewhere."""
+    if args.semantic_ids_file is not None:
+        item_ids = dataset.items["item_id"].to_pylist()
+        ids = read_semantic_ids(args.semantic_ids_file, item_ids, args.semantic_ids_column)
+        return Catalog(dataset.items, *ids), None
     config = ItemTokenizerConfig(
         quantizer=args.quantizer,
         num_codebooks=args.num_codebooks,

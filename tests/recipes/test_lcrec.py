@@ -129,6 +129,19 @@ def test_validation_mixes_in_item_knn_where_it_helps_and_the_checkpoint_answers_
     assert evaluator.evaluate("served", lists).metrics["ndcg@10"] == pytest.approx(fused["ndcg@10"])
 
 
+def test_semantic_ids_from_elsewhere(lcrec, ring_dataset, tmp_path) -> None:
+    item_ids = RecDataset.load(ring_dataset).items["item_id"].to_pylist()
+    rows = [{"item_id": item_id, "sid": [f"<a_{n % 7}>", f"<b_{n // 7}>"]} for n, item_id in enumerate(item_ids)]
+    (tmp_path / "ids.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ("--max_steps", "2", "--semantic_ids_file", str(tmp_path / "ids.jsonl"), "--semantic_ids_column", "sid")
+    metrics = _run(lcrec, ring_dataset, tmp_path / "out", *options)
+    assert _results(metrics)["valid_rate"] == 1.0
+    checkpoint = load_checkpoint(tmp_path / "out")
+    assert checkpoint.catalog.semantic_ids.tolist() == [[n % 7, n // 7] for n in range(len(item_ids))]
+    assert checkpoint.item_tokenizer_folder is None
+    assert not (ring_dataset / "semantic_ids").exists()
+
+
 def test_all_six_tasks_over_prefixes(lcrec, ring_dataset, tmp_path) -> None:
     metrics = _run(lcrec, ring_dataset, tmp_path, "--history_loss", "prefix", "--tasks", *TASKS, "--max_steps", "2")
     assert _results(metrics)["valid_rate"] == 1.0
