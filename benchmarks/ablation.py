@@ -2,7 +2,7 @@
 
     python -m benchmarks.ablation --dataset_dir data/ml-100k
 
-Runs recipes/lcrec.py as it is and with one option changed, once for each seed (a run that is finished is read, not
+Runs recipes/lcrec.py as it is and with one part changed, once for each seed (a run that is finished is read, not
 repeated), and writes a table, a picture and a JSON file. Choose on the validation columns; the test columns, with the
 paired difference to the recommended configuration over users, are there to be reported.
 """
@@ -20,6 +20,7 @@ from benchmarks.quality import FUSED, mean_per_user
 from benchmarks.recipe_runs import best_step, run_folder, run_recipe
 from benchmarks.seed_plot import draw_seeds
 from llmrec.atomic import atomic_path, write_json
+from llmrec.catalog import Catalog
 from llmrec.metrics import paired_bootstrap
 
 RECOMMENDED = "recommended"
@@ -36,7 +37,7 @@ CHANGES = {
     "3 codebooks of 256": ["--num_codebooks", "3", "--codebook_size", "256"],
     "4 layers of width 128": ["--num_layers", "4", "--hidden_size", "128"],
 }
-VALUES = ("valid", "valid_fused", "valid_loss", "test", "test_fused")
+VALUES = ("valid", "valid_fused", "valid_nats", "test", "test_fused")
 
 
 def main() -> None:
@@ -48,9 +49,11 @@ def main() -> None:
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="more options of the recipe, last")
     parser.add_argument("--output", help="JSON file; None: benchmarks/results/ablation_<dataset>.json")
     args = parser.parse_args()
+    if any(option.startswith(("--refit", "--fusion_weight")) for option in args.options):
+        parser.error("this table has what validation says of every fusion weight: no --refit, no --fusion_weight")
     dataset = Path(args.dataset_dir).name
     output = Path(args.output or f"benchmarks/results/ablation_{dataset}.json")
-    rows: list[dict[str, Any]] = []
+    rows, first_runs = [], []
     reference: dict[str, np.ndarray] = {}
     for change in dict.fromkeys([RECOMMENDED, *args.changes]):
         runs = []
@@ -59,10 +62,11 @@ def main() -> None:
             options = ["--dataset_dir", args.dataset_dir, *CHANGES[change], *args.options]
             runs.append({**run_recipe("lcrec", folder, seed, options), "folder": folder})
         rows.append(row(change, runs, reference))
+        first_runs.append(runs[0])
         print(format_row(rows[-1]), flush=True)
-    first = runs[0]
-    title = f"{first['protocol']['dataset']}, split {first['split_fingerprint']}"
-    measured = {"protocol": first["protocol"], "hardware": hardware("cpu"), "versions": versions(), "seeds": args.seeds}
+    title = f"{first_runs[0]['protocol']['dataset']}, split {first_runs[0]['split_fingerprint']}"
+    protocols = {one["change"]: run["protocol"] for one, run in zip(rows, first_runs, strict=True)}
+    measured = {"protocols": protocols, "hardware": hardware("cpu"), "versions": versions(), "seeds": args.seeds}
     write_json(output, {**measured, "rows": rows})
     plot(rows, title, output.with_suffix(".png"))
 
@@ -80,7 +84,10 @@ def row(change: str, runs: list[dict[str, Any]], reference: dict[str, np.ndarray
         "change": change,
         "valid": [step["eval_ndcg@10"] for step in steps],
         "valid_fused": [max(run["protocol"]["valid_ndcg@10_by_weight"].values()) for run in runs],
-        "valid_loss": [step["eval_loss"] for step in steps],
+        # the loss is a code's mean; in nats an item, IDs of other lengths compare
+        "valid_nats": [
+            step["eval_loss"] * Catalog.load(run["folder"]).num_codebooks for step, run in zip(steps, runs, strict=True)
+        ],
         "test": [run["results"]["lcrec"]["ndcg@10"] for run in runs],
         "test_fused": [run["results"].get(FUSED, run["results"]["lcrec"])["ndcg@10"] for run in runs],
         "training_minutes": [run["seconds"].get("training", 0.0) / 60 for run in runs],

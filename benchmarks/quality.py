@@ -9,6 +9,7 @@ on validation users only.
 """
 
 import argparse
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,8 +60,12 @@ def main() -> None:
     parser.add_argument("--options", nargs=argparse.REMAINDER, default=[], help="more options of the recipes, last")
     parser.add_argument("--output", help="JSON file; None: benchmarks/results/quality_<dataset>.json")
     args = parser.parse_args()
-    if "--refit" in args.options:
+    if any(option.startswith("--refit") for option in args.options):
         parser.error("--refit leaves no validation to choose on: this table is of strict runs")
+    if args.rectools_python is None and args.rectools_negatives is not None:
+        parser.error("--rectools_negatives is for --rectools_python, which is not given")
+    if args.rectools_python is not None and shutil.which(args.rectools_python) is None:
+        parser.error(f"--rectools_python {args.rectools_python} can't be run")
     dataset = prepared(Path(args.dataset))
     output = Path(args.output or f"benchmarks/results/quality_{dataset.name}.json")
     methods = [*args.methods, *([rectools_sasrec.ROW] if args.rectools_python else [])]

@@ -57,7 +57,7 @@ def run(interpreter: str, dataset_dir: Path, folder: Path, seed: int, options: d
     """
     dataset = RecDataset.load(dataset_dir)
     evaluator = Evaluator(dataset, dataset.items["item_id"].to_pylist(), "test", seed=seed)
-    protocol = {**evaluator.protocol, **options, "refit": False, "tuning": "full"}
+    protocol = {**evaluator.protocol, **options, "max_history": options["session_max_len"], "tuning": "full"}
     path = folder / "metrics.json"
     if path.is_file():
         found: dict[str, Any] = json.loads(path.read_text())

@@ -49,7 +49,7 @@ def main() -> None:
     parser.add_argument("--output", default="benchmarks/results/setrec_speed.json")
     args = parser.parse_args()
     dataset = RecDataset.load(args.dataset_dir)
-    ids = EmbeddingConfig(), ItemTokenizerConfig()
+    ids = EmbeddingConfig(), ItemTokenizerConfig(num_codebooks=2, codebook_size=64)
     _, catalog = build_catalog(dataset, catalog_folder(dataset, *ids), *ids)
     rows = dataset.test.slice(0, args.num_users)
     histories = [catalog.rows_of(history[-args.max_history :]) for history in rows["history"].to_pylist()]

@@ -48,7 +48,7 @@ from llmrec.prompts.history import HISTORY_OPENING, history_prompt
 from llmrec.prompts.instructions import build_instructions
 from llmrec.prompts.lcrec import TASKS, seqrec_prompt
 from llmrec.prompts.renderer import SegmentRenderer
-from llmrec.recipe.data import DataArguments, open_catalog, open_dataset
+from llmrec.recipe.data import DataArguments, check_data, open_catalog, open_dataset
 from llmrec.recipe.distillation import DistillationArguments, open_teacher, share_of_teacher
 from llmrec.recipe.evaluation import rank_users, ranking_evaluation, report
 from llmrec.recipe.fusion import FusionArguments, check_fusion, open_fusion
@@ -145,6 +145,7 @@ def check_arguments(args: LCRecArguments, config: TrainingArguments, model_args:
         raise ValueError(f"tasks holds {unknown or 'nothing'}; allowed are {', '.join(TASKS)}.")
     if args.num_beams < max(KS):
         raise ValueError(f"num_beams is {args.num_beams}; metrics go up to {max(KS)}, so it needs {max(KS)} or more.")
+    check_data(args, reads_ids=args.stage == "sft")
     check_fusion(args)
     teacher_share(args, model_args)  # refuses what is none
     if not args.refit:

@@ -52,7 +52,7 @@ from llmrec.prompts.history import HISTORY_OPENING, history_prompt
 from llmrec.prompts.renderer import SegmentRenderer
 from llmrec.prompts.titles import TitleRenderer
 from llmrec.prompts.ulmrec import TASKS, USER_OPENING
-from llmrec.recipe.data import DataArguments, open_catalog, open_dataset
+from llmrec.recipe.data import DataArguments, check_data, open_catalog, open_dataset
 from llmrec.recipe.evaluation import SearchArguments, rank_users, ranking_evaluation, report
 from llmrec.recipe.item_features import open_sasrec, training_rows
 from llmrec.recipe.run import push_checkpoint, run_options, set_up_logging, start_run
@@ -104,6 +104,7 @@ def check_arguments(args: ULMRecArguments, config: ULMRecSFTConfig, model_args: 
         raise ValueError(f"tasks holds {', '.join(unknown)}; allowed are {', '.join(TASKS)}, or none.")
     if args.num_beams < max(KS):
         raise ValueError(f"num_beams is {args.num_beams}; metrics go up to {max(KS)}, so it needs {max(KS)} or more.")
+    check_data(args, reads_ids=args.answer == "semantic_ids")
     if not args.refit:
         check_saves(config)
     if args.answer == "letters":

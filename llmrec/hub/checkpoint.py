@@ -1,7 +1,7 @@
 """Checkpoints that carry everything they need, on disk and on the Hub.
 
 A checkpoint is a folder that plain ``transformers`` loads (``model.safetensors``, ``config.json``, the tokenizer), with
-the catalog, ``item_tokenizer/``, ``prompts.json`` and ``llmrec.json`` beside it. docs/evaluation.md lists the files.
+the catalog, ``prompts.json``, ``llmrec.json`` and more beside it. docs/evaluation.md lists the files.
 """
 
 import json

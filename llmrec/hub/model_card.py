@@ -159,8 +159,10 @@ def _files(folder: Path, catalog_fingerprint: str, method: str) -> str:
         made_of = f"`{FEATURES_FILE}` the frozen embeddings that their tokens are made of"
     else:
         items, made_of = "the items and their semantic IDs", f"`{ITEM_TOKENIZER_FOLDER}/` what made the IDs"
-        if not (folder / ITEM_TOKENIZER_FOLDER).is_dir():
+        if not Catalog.load(folder).num_codebooks:
             items, made_of = "the items", "`tokenizer.json` the words of their titles"
+        elif not (folder / ITEM_TOKENIZER_FOLDER).is_dir():
+            made_of = "`tokenizer.json` the tokens of their codes, which another item tokenizer made"
     if (folder / USER_INDEX_FOLDER).is_dir():
         made_of += f", `{USER_INDEX_FOLDER}/` users' ids and indices"
     if (folder / FUSION_FOLDER).is_dir():
@@ -238,8 +240,10 @@ def protocol_list(metrics: Mapping[str, Any]) -> str:
     for name, value in metrics["protocol"].items():
         if name == "split_fingerprint":
             continue
-        text = ", ".join(f"{key} {entry}" for key, entry in value.items()) if isinstance(value, Mapping) else value
-        lines.append(f"- {name}: {text}")
+        if isinstance(value, Mapping):
+            entries = {key: f"{entry:.4f}" if isinstance(entry, float) else entry for key, entry in value.items()}
+            value = ", ".join(f"{key} {entry}" for key, entry in entries.items())  # noqa: PLW2901
+        lines.append(f"- {name}: {value}")
     return "\n".join(lines)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from tqdm import tqdm
 
-from llmrec.atomic import atomic_path
+from llmrec.atomic import atomic_path, one_at_a_time
 from llmrec.item_tokenizer.causal_lm import causal_lm_embedder
 
 Encoder = Literal["sentence_transformer", "causal_lm"]
@@ -119,20 +120,22 @@ def _embed(
     options = {"identity": source.identity, "encoder": encoder, "max_length": max_length}
     embedder: Embedder | None = None
     parts = []
-    progress = tqdm(total=len(fields), desc=f"embedding {what}", unit=what[:-1], disable=None)
-    for start in range(0, len(fields), ITEMS_PER_CACHE_FILE):
-        part = fields[start : start + ITEMS_PER_CACHE_FILE]
-        path = Path(cache_dir) / f"{_key(part, options)}.npy" if cache_dir else None
-        if path is None or not path.is_file():
-            if embedder is None:  # the model is loaded only if something is missing
-                embedder = _embedder(source, encoder, batch_size, device, max_length, revision)
-            parts.append(embedder(part))
-            if path:
-                _write(path, parts[-1])
-        else:
-            parts.append(np.load(path, allow_pickle=False))
-        progress.update(len(part))
-    progress.close()
+    with (
+        one_at_a_time(cache_dir) if cache_dir else nullcontext(),
+        tqdm(total=len(fields), desc=f"embedding {what}", unit=what[:-1], disable=None) as progress,
+    ):
+        for start in range(0, len(fields), ITEMS_PER_CACHE_FILE):
+            part = fields[start : start + ITEMS_PER_CACHE_FILE]
+            path = Path(cache_dir) / f"{_key(part, options)}.npy" if cache_dir else None
+            if path is None or not path.is_file():
+                if embedder is None:  # the model is loaded only if something is missing
+                    embedder = _embedder(source, encoder, batch_size, device, max_length, revision)
+                parts.append(embedder(part))
+                if path:
+                    _write(path, parts[-1])
+            else:
+                parts.append(np.load(path, allow_pickle=False))
+            progress.update(len(part))
     return np.concatenate(parts)
 
 

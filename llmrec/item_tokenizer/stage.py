@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock
 
-from llmrec.atomic import write_json
+from llmrec.atomic import one_at_a_time, write_json
 from llmrec.catalog import Catalog
 from llmrec.item_tokenizer.collaborative import CombineMode, collaborative_embeddings, combine_embeddings
 from llmrec.item_tokenizer.config import ItemTokenizerConfig
@@ -26,7 +25,6 @@ logger = logging.getLogger(__name__)
 #: Written last: says that the folder is complete, and from what it was made.
 RECORD_FILE = "semantic_ids.json"
 TOKENIZER_FOLDER = "item_tokenizer"
-_LOCK_FILE = ".semantic_ids.lock"
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,7 @@ def build_catalog(
     """Give every item of a dataset a semantic ID, and write tokenizer, catalog and quality report into ``output_dir``.
 
     A second call with the same dataset and options reads what is there. With others it starts anew. Processes at one
-    dataset folder wait for each other.
+    folder wait for each other.
 
     Args:
         dataset: items, training histories and validation histories.
@@ -77,8 +75,14 @@ def build_catalog(
     Returns:
         The tokenizer and the catalog.
     """
-    with FileLock(dataset.folder / _LOCK_FILE):
-        return _build_catalog(dataset, Path(output_dir), embedding, config)
+    output_dir = Path(output_dir)
+    record = _record(dataset, embedding, config)
+    if _recorded(output_dir) != record:
+        with one_at_a_time(output_dir):
+            if _recorded(output_dir) != record:  # another process may have made it meanwhile
+                return _make_catalog(dataset, output_dir, embedding, config, record)
+    logger.info("%s is up to date: nothing to do.", output_dir)
+    return ItemTokenizer.load(output_dir / TOKENIZER_FOLDER, config.device), Catalog.load(output_dir)
 
 
 def catalog_folder(dataset: "RecDataset", embedding: EmbeddingConfig, config: ItemTokenizerConfig) -> Path:
@@ -89,13 +93,13 @@ def catalog_folder(dataset: "RecDataset", embedding: EmbeddingConfig, config: It
     return dataset.folder / "semantic_ids" / f"{name}_{fingerprint}"
 
 
-def _build_catalog(
-    dataset: "RecDataset", output_dir: Path, embedding: EmbeddingConfig, config: ItemTokenizerConfig
+def _make_catalog(
+    dataset: "RecDataset",
+    output_dir: Path,
+    embedding: EmbeddingConfig,
+    config: ItemTokenizerConfig,
+    record: dict[str, Any],
 ) -> tuple[ItemTokenizer, Catalog]:
-    record = _record(dataset, embedding, config)
-    if _recorded(output_dir) == record:
-        logger.info("%s is up to date: nothing to do.", output_dir)
-        return ItemTokenizer.load(output_dir / TOKENIZER_FOLDER, config.device), Catalog.load(output_dir)
     (output_dir / RECORD_FILE).unlink(missing_ok=True)  # until the new files are all there
     embeddings = dataset_embeddings(dataset, embedding, dataset.folder / "embeddings", config.device)
     tokenizer = ItemTokenizer.fit(dataset.items["item_id"].to_pylist(), embeddings, config)

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from llmrec.atomic import atomic_path, write_json
+from llmrec.atomic import atomic_path, one_at_a_time, write_json
 from llmrec.prompts import lcrec_rows
 from llmrec.prompts.item_text import ItemText, item_texts
 from llmrec.prompts.lcrec import TASKS, TEMPLATES
@@ -73,14 +73,15 @@ def build_instructions(
     _check_options(tasks, max_history, fusion_samples)
     output_dir = Path(output_dir)
     builder = _Builder(dataset, max_history, fusion_samples, seed, refit, writer)
-    for task in tasks:
-        path, record = output_dir / f"{task}.parquet", builder.record(task)
-        if _is_current(path, record, any_writer=writer is None):
-            logger.info("%s is up to date.", path)
-            continue
-        _write_table(path, task, builder.rows(task), builder.num_rows(task), record)
-        _write_info(output_dir, dataset.fingerprint)
-    return {task: pq.read_table(output_dir / f"{task}.parquet").combine_chunks() for task in tasks}
+    with one_at_a_time(output_dir):
+        for task in tasks:
+            path, record = output_dir / f"{task}.parquet", builder.record(task)
+            if _is_current(path, record, any_writer=writer is None):
+                logger.info("%s is up to date.", path)
+                continue
+            _write_table(path, task, builder.rows(task), builder.num_rows(task), record)
+            _write_info(output_dir, dataset.fingerprint)
+        return {task: pq.read_table(output_dir / f"{task}.parquet").combine_chunks() for task in tasks}
 
 
 def instruction_schema(task: str) -> pa.Schema:

@@ -1,6 +1,6 @@
 """From a dataset folder to what a method reads of its items: the options, and the stages that make what is missing."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
@@ -51,7 +51,29 @@ class DataArguments(DatasetArguments):
         default=None,
         metadata={"help": "Semantic IDs from elsewhere (JSON lines or parquet) instead of our item tokenizer's."},
     )
-    semantic_ids_column: str = field(default="semantic_id", metadata={"help": "Where they stand in that file."})
+    semantic_ids_column: str | None = field(
+        default=None, metadata={"help": "Where they stand in that file; unset: semantic_id."}
+    )
+
+
+def check_data(args: DataArguments, reads_ids: bool) -> None:
+    """Refuse options of semantic IDs that would be ignored.
+
+    Args:
+        args: of the recipe.
+        reads_ids: whether this run makes or reads semantic IDs.
+    """
+    if args.semantic_ids_file is None:
+        if args.semantic_ids_column is not None:
+            raise ValueError("semantic_ids_column: where IDs stand in a --semantic_ids_file, which is not given.")
+        return
+    if not reads_ids:
+        raise ValueError("semantic_ids_file: this run takes no semantic IDs from a file; leave it out.")
+    defaults = {option.name: option.default for option in fields(args)}
+    own = ("item_embedding", "collaborative_weight", "quantizer", "num_codebooks", "codebook_size", "conflict_rounds")
+    ignored = [name for name in own if getattr(args, name) != defaults[name]]
+    if ignored:
+        raise ValueError(f"{', '.join(ignored)}: of our own item tokenizer, which --semantic_ids_file replaces.")
 
 
 def open_dataset(args: DatasetArguments, config: PreparationConfig | None = None) -> RecDataset:
@@ -67,7 +89,7 @@ def open_catalog(args: DataArguments, dataset: RecDataset, seed: int) -> tuple[C
     """Catalog and the folder of its item tokenizer, made where they are missing; None for IDs from elsewhere."""
     if args.semantic_ids_file is not None:
         item_ids = dataset.items["item_id"].to_pylist()
-        ids = read_semantic_ids(args.semantic_ids_file, item_ids, args.semantic_ids_column)
+        ids = read_semantic_ids(args.semantic_ids_file, item_ids, args.semantic_ids_column or "semantic_id")
         return Catalog(dataset.items, *ids), None
     config = ItemTokenizerConfig(
         quantizer=args.quantizer,

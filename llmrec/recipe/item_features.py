@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from llmrec.atomic import write_json
+from llmrec.atomic import one_at_a_time, write_json
 from llmrec.baselines.sasrec import SASRec, SASRecConfig
 from llmrec.dataset import RecDataset
 from llmrec.item_tokenizer.embeddings import embed_items
@@ -99,10 +99,11 @@ def open_sasrec(
     # one folder for each: runs with other seeds neither replace it nor wait for it
     name = hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()[:16]
     folder = dataset.folder / "sasrec" / name
-    if (folder / _RECORD_FILE).is_file():
-        logger.info("%s is up to date: SASRec is read from it.", folder)
-        return SASRec.load(folder, config, dataset.items.num_rows)
-    sasrec = SASRec(config, device).fit(sequences, dataset.items.num_rows)
-    sasrec.save(folder)
-    write_json(folder / _RECORD_FILE, record)
-    return sasrec
+    with one_at_a_time(folder):
+        if (folder / _RECORD_FILE).is_file():
+            logger.info("%s is up to date: SASRec is read from it.", folder)
+            return SASRec.load(folder, config, dataset.items.num_rows)
+        sasrec = SASRec(config, device).fit(sequences, dataset.items.num_rows)
+        sasrec.save(folder)
+        write_json(folder / _RECORD_FILE, record)
+        return sasrec

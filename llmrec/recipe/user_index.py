@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from llmrec.atomic import write_json
+from llmrec.atomic import one_at_a_time, write_json
 from llmrec.dataset import RecDataset
 from llmrec.item_tokenizer.config import ItemTokenizerConfig
 from llmrec.item_tokenizer.embeddings import embed_items, embed_texts
@@ -87,15 +87,16 @@ def open_user_index(
         "tokenizer": {name: value for name, value in asdict(config).items() if name != "device"},
     }
     folder = dataset.folder / "user_index" / hashlib.sha256(json.dumps(record).encode()).hexdigest()[:16]
-    if (folder / _RECORD_FILE).is_file():
-        logger.info("%s is up to date: users' indices are read from it.", folder)
-        index = UserIndex.load(folder)
-    else:
-        learnt = learnt_items(sequences, len(item_texts))
-        embedder = UserEmbedder.fit(item_texts, sasrec.item_embeddings, learnt)
-        index = UserIndex.fit(user_ids, sequences, _embed_reviews(reviews, data, dataset), embedder, config)
-        index.save(folder)
-        write_json(folder / _RECORD_FILE, record)
+    with one_at_a_time(folder):
+        if (folder / _RECORD_FILE).is_file():
+            logger.info("%s is up to date: users' indices are read from it.", folder)
+            index = UserIndex.load(folder)
+        else:
+            learnt = learnt_items(sequences, len(item_texts))
+            embedder = UserEmbedder.fit(item_texts, sasrec.item_embeddings, learnt)
+            index = UserIndex.fit(user_ids, sequences, _embed_reviews(reviews, data, dataset), embedder, config)
+            index.save(folder)
+            write_json(folder / _RECORD_FILE, record)
     return _shuffled(index, seed) if args.user_index == "shuffled" else index
 
 

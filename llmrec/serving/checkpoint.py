@@ -176,7 +176,7 @@ class ServedCheckpoint(ServedFiles):
         if catalog.codebook_sizes != sizes:
             raise DataError(
                 f"The catalogue has codebooks of sizes {list(catalog.codebook_sizes)}; the model has tokens for "
-                f"{list(sizes)}. Make it with the checkpoint's own item tokenizer."
+                f"{list(sizes)}. Make it with what made the checkpoint's semantic IDs."
             )
         trained = self.catalog
         rows = [(row, catalog.item_index.get(item_id)) for item_id, row in trained.item_index.items()]

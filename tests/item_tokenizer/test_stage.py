@@ -23,6 +23,7 @@ from llmrec.schema import INTERACTIONS, ITEMS
 
 COLLABORATIVE = EmbeddingConfig(combine="collaborative", collaborative_dim=8)
 FILES = {
+    ".lock",
     "item_tokenizer",
     "catalog.parquet",
     "catalog.json",
@@ -153,4 +154,4 @@ def test_text_and_both(dataset, config, tmp_path):
         embedding = replace(COLLABORATIVE, combine=combine)
         tokenizer, _ = build_catalog(dataset, tmp_path / combine, embedding, config)
         assert tokenizer.dim == dim
-    assert len(list((dataset.folder / "embeddings").iterdir())) == 1  # one set of texts, embedded once
+    assert len(list((dataset.folder / "embeddings").glob("*.npy"))) == 1  # one set of texts, embedded once

@@ -212,7 +212,7 @@ def test_a_failure_leaves_no_half_table_and_what_was_made_before_is_kept(
 
     with pytest.raises(RuntimeError, match="endpoint is gone"):
         build_instructions(small_dataset, tmp_path, ["seqrec", "itemsearch"], Failing())
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", INFO_FILE, "seqrec.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "README.md", INFO_FILE, "seqrec.parquet"]
     assert list(json.loads((tmp_path / INFO_FILE).read_text())["tasks"]) == ["seqrec"]
     build_instructions(small_dataset, tmp_path, ["itemsearch"], _SpyWriter())
     with pytest.raises(RuntimeError, match="endpoint is gone"):

@@ -91,6 +91,7 @@ def test_what_would_fail_after_training_is_refused_before(lcrec, ring_dataset, t
         (["--save_strategy", "no"], "steps or epoch"),
         (["--fusion_weight", "1"], "fusion_weight is 1.0; allowed is 0"),
         (["--refit", "True"], "can't choose a fusion_weight"),
+        (["--semantic_ids_column", "sid"], "semantic_ids_column: where IDs stand"),
         (["--use_peft", "True", "--load_in_4bit", "True"], "load_in_4bit: for a pretrained model only"),
         (["--attn_implementation", "varlen"], "attn_implementation: for a pretrained model only"),
         (["--architecture", "t5"], "--history_loss prefix"),
@@ -134,12 +135,16 @@ def test_semantic_ids_from_elsewhere(lcrec, ring_dataset, tmp_path) -> None:
     rows = [{"item_id": item_id, "sid": [f"<a_{n % 7}>", f"<b_{n // 7}>"]} for n, item_id in enumerate(item_ids)]
     (tmp_path / "ids.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = ("--max_steps", "2", "--semantic_ids_file", str(tmp_path / "ids.jsonl"), "--semantic_ids_column", "sid")
+    with pytest.raises(ValueError, match="item_embedding, codebook_size: of our own item tokenizer"):
+        _run(lcrec, ring_dataset, tmp_path / "out", *options)
+    options += ("--item_embedding", "concat", "--codebook_size", "1024")
     metrics = _run(lcrec, ring_dataset, tmp_path / "out", *options)
     assert _results(metrics)["valid_rate"] == 1.0
     checkpoint = load_checkpoint(tmp_path / "out")
     assert checkpoint.catalog.semantic_ids.tolist() == [[n % 7, n // 7] for n in range(len(item_ids))]
     assert checkpoint.item_tokenizer_folder is None
     assert not (ring_dataset / "semantic_ids").exists()
+    assert "another item tokenizer made" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_all_six_tasks_over_prefixes(lcrec, ring_dataset, tmp_path) -> None:
