@@ -143,7 +143,6 @@ def test_semantic_ids_from_elsewhere(lcrec, ring_dataset, tmp_path) -> None:
     checkpoint = load_checkpoint(tmp_path / "out")
     assert checkpoint.catalog.semantic_ids.tolist() == [[n % 7, n // 7] for n in range(len(item_ids))]
     assert checkpoint.item_tokenizer_folder is None
-    assert not (ring_dataset / "semantic_ids").exists()
     assert "another item tokenizer made" in (tmp_path / "out" / "README.md").read_text()
 
 
