@@ -248,6 +248,8 @@ print(hub.push_to_hub("checkpoint", "user/tiny", private=True))
 hub.push_to_hub("checkpoint", "user/tiny")  # nothing changed: no error
 first = hub.resolve_checkpoint("user/tiny")
 Path("checkpoint/notes.md").write_text("second commit")
+Path("checkpoint/model-00001-of-00002.safetensors").unlink()
+Path("checkpoint/fusion/links.safetensors").unlink()
 hub.push_to_hub("checkpoint", "user/tiny")
 loaded = hub.load_checkpoint("user/tiny")
 pinned = hub.load_checkpoint("user/tiny", revision=first.name)
@@ -257,6 +259,7 @@ ids = torch.tensor([tokenizer("next <a_1><b_2><c_3>")["input_ids"]])
 assert torch.equal(plain(ids).logits, loaded.model(ids).logits)
 assert pinned.folder == first != loaded.folder
 assert not (first / "notes.md").exists()
+assert (first / "fusion/links.safetensors").exists()
 for name, revision in (("user/none", None), ("user/tiny", "v9")):
     try:
         hub.resolve_checkpoint(name, revision)
@@ -277,6 +280,9 @@ def test_a_model_goes_to_the_hub_and_comes_back_byte_for_byte(
     (folder / "checkpoint-5").mkdir()
     for name in not_pushed:
         (folder / name).write_text("stays here")
+    (folder / "fusion").mkdir()
+    for name in ("model-00001-of-00002.safetensors", "fusion/links.safetensors"):
+        (folder / name).write_text("of an earlier checkpoint")  # the second push has them no more
     lines = run_python(PUSH_AND_LOAD, tmp_path, hub_environment).splitlines()
     assert lines[0] == f"{hub_environment['HF_ENDPOINT']}/user/tiny"
     assert "neither a folder here nor a model on the Hub" in lines[-3]

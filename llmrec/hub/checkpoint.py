@@ -49,6 +49,10 @@ FUSION_FOLDER = "fusion"
 ITEM_EMBEDDINGS_FOLDER = "item_embeddings"
 _EMBEDDINGS_FILE = "embeddings.safetensors"
 
+#: What one checkpoint may lack where another has it: the next one in the same place must not inherit it.
+_PARTS = (ITEM_TOKENIZER_FOLDER, USER_INDEX_FOLDER, FUSION_FOLDER, ITEM_EMBEDDINGS_FOLDER)
+_WEIGHTS = "model*.safetensors*"
+
 #: The method whose models are not transformers' own.
 SETREC = "setrec"
 #: The method that searches for queries.
@@ -313,8 +317,8 @@ def load_checkpoint(name_or_path: str | Path, revision: str | None = None) -> Ch
 def push_to_hub(folder: str | Path, repo_id: str, private: bool = False, repo_type: str = "model") -> str:
     """Send a folder to the Hub as one commit and return the repository's address.
 
-    Trainer states (``checkpoint-*``), hidden files and pickled files stay here. Files on the Hub under other names
-    stay there.
+    Trainer states (``checkpoint-*``), hidden files and pickled files stay here. Of an earlier checkpoint on the Hub,
+    weights and parts that this one lacks are deleted; files under other names stay there.
 
     Args:
         folder: a checkpoint, or a dataset folder.
@@ -338,15 +342,16 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False, repo_ty
             repo_type=repo_type,
             commit_message=f"Upload {repo_type} with llmrec",
             ignore_patterns=_NOT_PUSHED,
+            delete_patterns=[_WEIGHTS, *(f"{part}/*" for part in _PARTS)] if repo_type == "model" else None,
         )
     return str(url)
 
 
 def _remove_earlier_weights(folder: Path) -> None:
     """A model in several files may take the place of one in a single file, and the other way round."""
-    for path in folder.glob("model*.safetensors*"):
+    for path in folder.glob(_WEIGHTS):
         path.unlink()
-    for name in (ITEM_TOKENIZER_FOLDER, USER_INDEX_FOLDER, FUSION_FOLDER, ITEM_EMBEDDINGS_FOLDER):
+    for name in _PARTS:
         shutil.rmtree(folder / name, ignore_errors=True)
 
 
