@@ -2,10 +2,10 @@
 
     python -m benchmarks.quality --dataset ../shared/data/amazon2014_beauty
 
-Runs each recipe with its defaults once for each seed (a run that is finished is read, not repeated) and writes a table,
-a picture and a JSON file. ``lcrec+item_knn`` is LC-Rec's search with item-kNN mixed in, its weight from validation.
-Histories hold at most 20 items, and all items of the catalogue are ranked. Checkpoints, passes and weights were chosen
-on validation users only.
+Runs each recipe with its defaults once for each seed (a run that is finished is read, not repeated), prints a table in
+Markdown, and writes a picture and a JSON file. ``lcrec+item_knn`` is LC-Rec's search with item-kNN mixed in, its weight
+from validation. Histories hold at most 20 items, and all items of the catalogue are ranked. Checkpoints, passes and
+weights were chosen on validation users only.
 """
 
 import argparse
@@ -78,11 +78,12 @@ def main() -> None:
             print(f"{method}, seed {seed}: {describe(metrics)}", flush=True)
     rows = table(runs)
     first = next(iter(runs.values()))[0]
-    print_table(rows, first)
+    title = f"{first['protocol']['dataset']}, split {first['split_fingerprint']}"
+    print(f"\n{title}, {first['protocol']['num_users']} users, strict\n\n{format_table(rows)}")
     protocols = {method: of_method[0]["protocol"] for method, of_method in runs.items()}
     measured = {"protocols": protocols, "hardware": hardware("cpu"), "versions": versions(), "seeds": args.seeds}
     write_json(output, {**measured, "table": rows})
-    plot(rows, f"{first['protocol']['dataset']}, split {first['split_fingerprint']}", output.with_suffix(".png"))
+    plot(rows, title, output.with_suffix(".png"))
 
 
 def prepared(dataset: Path) -> Path:
@@ -173,18 +174,31 @@ def num_parameters(folder: Path) -> int:
     return count
 
 
-def print_table(rows: list[dict[str, Any]], run: dict[str, Any]) -> None:
-    """Means over seeds; of ndcg@10 the seeds, the interval over users, and the differences to the baselines."""
-    protocol = run["protocol"]
-    print(f"\n{protocol['dataset']}, split {run['split_fingerprint']}, {protocol['num_users']} users, strict")
-    print(" " * 16 + " ".join(f"{metric:>12}" for metric in METRICS))
+def format_table(rows: list[dict[str, Any]]) -> str:
+    """The table in Markdown: means over seeds, of ndcg@10 each seed, its interval, and the differences to baselines."""
+    baselines = [other for other in BASELINES if any(other in row["less"] for row in rows)]
+    head = ["", *METRICS, "seeds", "95 % interval", *(f"less {other}" for other in baselines), "weights", "parameters"]
+    lines = [[*head, "training, min"], ["---"] * (len(head) + 1)]
     for row in rows:
-        means = " ".join(f"{np.mean(row['metrics'][metric]):12.4f}" for metric in METRICS)
-        seeds = " ".join(f"{value:.4f}" for value in row["metrics"]["ndcg@10"])
-        line = f"{row['name']:<16}{means}  ({seeds}; {row['interval'][0]:.4f}-{row['interval'][1]:.4f})"
-        for other, found in row["less"].items():
-            line += f"; {found['difference']:+.4f} of {other} ({found['low']:+.4f} to {found['high']:+.4f})"
-        print(line)
+        minutes = row["training_minutes"]
+        cells = [row["name"], *(_number(np.mean(row["metrics"][metric])) for metric in METRICS)]
+        cells += [" ".join(map(_number, row["metrics"]["ndcg@10"])), "-".join(map(_number, row["interval"]))]
+        cells += [_difference(row["less"].get(other)) for other in baselines]
+        cells += [" ".join(f"{weight:g}" for weight in row["fusion_weight"] or ())]
+        cells += [f"{row['parameters'] / 1e6:.1f}M" if row["parameters"] else ""]
+        lines.append([*cells, f"{np.mean(minutes):.1f}" if minutes else ""])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _number(value: float) -> str:
+    return f"{value:.4f}".replace("0.", ".", 1)
+
+
+def _difference(found: dict[str, float] | None) -> str:
+    if found is None:
+        return ""
+    difference, low, high = (f"{found[name]:+.4f}".replace("0.", ".", 1) for name in ("difference", "low", "high"))
+    return f"{difference} ({low} to {high})"
 
 
 def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:

@@ -80,7 +80,7 @@ def fake_run(folder: Path, seed: int) -> dict:
     }
 
 
-def test_the_table_has_every_seed_and_the_floors_once(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_the_table_has_every_seed_and_the_floors_once(tmp_path: Path) -> None:
     runs = {"lcrec": [fake_run(tmp_path / str(seed), seed) for seed in (0, 2)]}
     rows = quality.table(runs)
     assert [row["name"] for row in rows] == ["lcrec+item_knn", "lcrec", "popularity", "item_knn"]
@@ -91,12 +91,10 @@ def test_the_table_has_every_seed_and_the_floors_once(tmp_path: Path, capsys: py
     assert rows[0]["fusion_weight"] == [0.5, 0.5]
     assert rows[1]["training_minutes"] == [1.0, 1.0]
     assert [len(row["metrics"]["ndcg@10"]) for row in rows] == [2, 2, 1, 1]
-    quality.print_table(rows, runs["lcrec"][0])
-    lines = capsys.readouterr().out.splitlines()
-    line = next(line for line in lines if line.startswith("lcrec+item_knn"))
-    assert "0.0600" in line
+    line = next(line for line in quality.format_table(rows).splitlines() if line.startswith("| lcrec+item_knn |"))
     # every user has .01 more for seed 0 and .03 more for seed 2, so the mean's difference has no spread
-    assert "+0.0200 of item_knn (+0.0200 to +0.0200)" in line
+    assert "| .0600 | .0500 .0700 |" in line
+    assert "| +.0200 (+.0200 to +.0200) | 0.5 0.5 | 0.0M | 1.0 |" in line
     assert rows[3]["less"] == {}
     quality.plot(rows, "ring", tmp_path / "table.png")
     assert (tmp_path / "table.png").stat().st_size > 1000

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from llmrec.evaluation import Evaluator
 from llmrec.hub import load_checkpoint
 from llmrec.prompts.lcrec import TASKS
 from llmrec.serving.checkpoint import open_served
+from tests.data_prep.test_scripts import load_script
 from tests.recipes.conftest import ROOT, TINY
 from tests.tiny import make_pretrained
 
@@ -128,6 +130,21 @@ def test_validation_mixes_in_item_knn_where_it_helps_and_the_checkpoint_answers_
         served.load_model(), evaluator.histories, max(evaluator.ks), evaluator.seen, progress=False
     )
     assert evaluator.evaluate("served", lists).metrics["ndcg@10"] == pytest.approx(fused["ndcg@10"])
+
+
+def test_the_stage_as_the_readme_has_it_makes_what_the_recipe_reads(lcrec, ring_dataset, monkeypatch) -> None:
+    readme = (ROOT / "README.md").read_text()
+    [options] = re.findall(r"^python data_prep/semantic_ids.py --dataset_dir \S+ (.+)$", readme, re.MULTILINE)
+    stage = load_script("semantic_ids")
+    made = []
+    monkeypatch.setattr(stage, "build_catalog", lambda _, folder, *__: made.append(folder) or sys.exit())
+    monkeypatch.setattr("llmrec.recipe.data.build_catalog", stage.build_catalog)
+    with pytest.raises(SystemExit):
+        stage.main(["--dataset_dir", str(ring_dataset), *options.split()])
+    args, config, _ = lcrec.parse_arguments(["--config", str(ROOT / "recipes/configs/lcrec/ml-100k_strict.yaml")])
+    with pytest.raises(SystemExit):
+        lcrec.open_catalog(args, RecDataset.load(ring_dataset), config.seed)
+    assert made[0] == made[1]
 
 
 def test_semantic_ids_from_elsewhere(lcrec, ring_dataset, tmp_path) -> None:
