@@ -184,7 +184,7 @@ def format_table(rows: list[dict[str, Any]]) -> str:
         cells = [row["name"], *(_number(np.mean(row["metrics"][metric])) for metric in METRICS)]
         cells += [" ".join(map(_number, row["metrics"]["ndcg@10"])), "-".join(map(_number, row["interval"]))]
         cells += [_difference(row["less"].get(other)) for other in baselines]
-        cells += [" ".join(f"{weight:g}" for weight in row["fusion_weight"] or ())]
+        cells += [" ".join(f"{weight:g}".replace("0.", ".", 1) for weight in row["fusion_weight"] or ())]
         cells += [f"{row['parameters'] / 1e6:.1f}M" if row["parameters"] else ""]
         lines.append([*cells, f"{np.mean(minutes):.1f}" if minutes else ""])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -94,7 +94,7 @@ def test_the_table_has_every_seed_and_the_floors_once(tmp_path: Path) -> None:
     line = next(line for line in quality.format_table(rows).splitlines() if line.startswith("| lcrec+item_knn |"))
     # every user has .01 more for seed 0 and .03 more for seed 2, so the mean's difference has no spread
     assert "| .0600 | .0500 .0700 |" in line
-    assert "| +.0200 (+.0200 to +.0200) | 0.5 0.5 | 0.0M | 1.0 |" in line
+    assert "| +.0200 (+.0200 to +.0200) | .5 .5 | 0.0M | 1.0 |" in line
     assert rows[3]["less"] == {}
     quality.plot(rows, "ring", tmp_path / "table.png")
     assert (tmp_path / "table.png").stat().st_size > 1000
