@@ -126,11 +126,11 @@ _SHARDED = (
     *(f"{_CONFIGS}/{name}.yaml --num_processes 8 recipes/lcrec.py {_FULL}" for name in _SHARDING),
     f"{_CONFIGS}/multi_node.yaml --machine_rank $MACHINE_RANK --main_process_ip $MAIN_IP recipes/lcrec.py {_FULL}",
 )
-_BATCH = "recipes/lcrec.py --per_device_train_batch_size 8"
+_BATCH = "--per_device_train_batch_size 32"
 _TWO_PROCESSES = (
-    f"{_CONFIGS}/cpu_2proc.yaml {_BATCH}",
+    f"{_CONFIGS}/cpu_2proc.yaml recipes/lcrec.py {_BATCH}",
     *(
-        f"{_CONFIGS}/{name}.yaml --num_processes 2 --mixed_precision no {_BATCH}"
+        f"{_CONFIGS}/{name}.yaml --num_processes 2 --mixed_precision no recipes/lcrec.py --muon false {_BATCH}"
         for name in ("zero2", "zero3", "fsdp2")
     ),
 )
@@ -228,9 +228,8 @@ NOT_RUN: dict[str, str] = {
     **dict.fromkeys(_TWO_PROCESSES, "tests/recipes/test_launch.py launches the file"),
     "python -m benchmarks.launch_curves": "tests/recipes/test_launch.py runs its launches, and a kill, at tiny size",
     "python data_prep/instructions.py --dataset_dir data/ml-100k --tasks itemsearch preferenceobtain "
-    "--writer_base_url http://localhost:8000/v1 --writer_model Qwen/Qwen3-8B --writer_requests_per_minute 600": (
-        "needs a language model's endpoint; tests/prompts runs the script against a local server"
-    ),
+    "--writer_base_url http://localhost:8000/v1 --writer_model Qwen/Qwen3-8B --writer_requests_per_minute 600 "
+    "--max_history 20": ("needs a language model's endpoint; tests/prompts runs the script against a local server"),
 }
 
 

@@ -1,6 +1,7 @@
 """From a dataset folder to what a method reads of its items: the options, and the stages that make what is missing."""
 
-from dataclasses import dataclass, field, fields
+import logging
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +16,8 @@ from llmrec.item_tokenizer import (
 )
 from llmrec.item_tokenizer.embeddings import Encoder
 from llmrec.item_tokenizer.stage import TOKENIZER_FOLDER
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -69,11 +72,9 @@ def check_data(args: DataArguments, reads_ids: bool) -> None:
         return
     if not reads_ids:
         raise ValueError("semantic_ids_file: this run takes no semantic IDs from a file; leave it out.")
-    defaults = {option.name: option.default for option in fields(args)}
-    own = ("item_embedding", "collaborative_weight", "quantizer", "num_codebooks", "codebook_size", "conflict_rounds")
-    ignored = [name for name in own if getattr(args, name) != defaults[name]]
-    if ignored:
-        raise ValueError(f"{', '.join(ignored)}: of our own item tokenizer, which --semantic_ids_file replaces.")
+    logger.info(
+        "Semantic IDs are those of %s: options of our own item tokenizer change nothing.", args.semantic_ids_file
+    )
 
 
 def open_dataset(args: DatasetArguments, config: PreparationConfig | None = None) -> RecDataset:

@@ -152,9 +152,6 @@ def test_semantic_ids_from_elsewhere(lcrec, ring_dataset, tmp_path) -> None:
     rows = [{"item_id": item_id, "sid": [f"<a_{n % 7}>", f"<b_{n // 7}>"]} for n, item_id in enumerate(item_ids)]
     (tmp_path / "ids.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     options = ("--max_steps", "2", "--semantic_ids_file", str(tmp_path / "ids.jsonl"), "--semantic_ids_column", "sid")
-    with pytest.raises(ValueError, match="item_embedding, codebook_size: of our own item tokenizer"):
-        _run(lcrec, ring_dataset, tmp_path / "out", *options)
-    options += ("--item_embedding", "concat", "--codebook_size", "1024")
     metrics = _run(lcrec, ring_dataset, tmp_path / "out", *options)
     assert _results(metrics)["valid_rate"] == 1.0
     checkpoint = load_checkpoint(tmp_path / "out")
