@@ -108,15 +108,16 @@ def format_row(found: dict[str, Any]) -> str:
 
 
 def plot(rows: list[dict[str, Any]], title: str, path: Path) -> None:
-    """Validation ndcg@10 of each row, alone and with item-kNN; a dot for each seed, a bar from least to most; a PNG."""
-    figure = Figure(figsize=(11, 0.8 + 0.35 * len(rows)), layout="constrained")
+    """Validation ndcg@10 of each row less the recommended one's with the same seed: a dot for each seed; a PNG."""
+    figure = Figure(figsize=(11, 1.2 + 0.35 * len(rows)), layout="constrained")
     FigureCanvasAgg(figure)
+    figure.suptitle(f"{title}: validation ndcg@10 less the recommended one's, seed by seed", fontsize=10)
     names = [one["change"] for one in rows]
     panels = {"valid": "LC-Rec alone", "valid_fused": "with item-kNN in the search"}
     for axes, (column, label) in zip(figure.subplots(1, 2, sharey=True), panels.items(), strict=True):
-        values = [one[column] for one in rows]
-        spans = [(min(of_seeds), max(of_seeds)) for of_seeds in values]
-        draw_seeds(axes, names, values, spans, f"{title}: validation ndcg@10, {label}", names[:1])
+        values = [np.subtract(one[column], rows[0][column]).tolist() for one in rows]
+        draw_seeds(axes, names, values, [(min(less), max(less)) for less in values], label, names[:1])
+        axes.axvline(0, color="#dddddd", zorder=0)
     axes.invert_yaxis()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=150, format="png")
