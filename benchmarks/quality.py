@@ -74,7 +74,7 @@ def main() -> None:
         for seed in args.seeds:
             folder = run_folder(Path(args.runs_dir) / dataset.name, method, seed)
             metrics = measure(method, dataset, folder, seed, args)
-            of_method.append({**metrics, "folder": folder, "method": method})
+            of_method.append({**metrics, "folder": folder})
             print(f"{method}, seed {seed}: {describe(metrics)}", flush=True)
     rows = table(runs)
     first = next(iter(runs.values()))[0]
@@ -184,20 +184,21 @@ def format_table(rows: list[dict[str, Any]]) -> str:
         cells = [row["name"], *(_number(np.mean(row["metrics"][metric])) for metric in METRICS)]
         cells += [" ".join(map(_number, row["metrics"]["ndcg@10"])), "-".join(map(_number, row["interval"]))]
         cells += [_difference(row["less"].get(other)) for other in baselines]
-        cells += [" ".join(f"{weight:g}".replace("0.", ".", 1) for weight in row["fusion_weight"] or ())]
+        cells += [" ".join(_number(weight, "g") for weight in row["fusion_weight"] or ())]
         cells += [f"{row['parameters'] / 1e6:.1f}M" if row["parameters"] else ""]
         lines.append([*cells, f"{np.mean(minutes):.1f}" if minutes else ""])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
-def _number(value: float) -> str:
-    return f"{value:.4f}".replace("0.", ".", 1)
+def _number(value: float, form: str = ".4f") -> str:
+    """Without the zero before the point."""
+    return f"{value:{form}}".replace("0.", ".", 1)
 
 
 def _difference(found: dict[str, float] | None) -> str:
     if found is None:
         return ""
-    difference, low, high = (f"{found[name]:+.4f}".replace("0.", ".", 1) for name in ("difference", "low", "high"))
+    difference, low, high = (_number(found[name], "+.4f") for name in ("difference", "low", "high"))
     return f"{difference} ({low} to {high})"
 
 

@@ -89,7 +89,7 @@ def save_model_card(
         f"## Results\n\n{results_table(results, _SHOWN_METRICS)}\n\n{_floor_sentence(results, method)}",
         f"## Protocol\n\n{protocol_list(metrics)}",
         _usage_of(method, answer, model_class, catalog, example_prompt, repo_id),
-        _files(folder, info["catalog_fingerprint"], method),
+        _files(folder, catalog, method),
     ]
     with atomic_path(folder / "README.md") as temporary:
         temporary.write_text("\n\n".join(sections) + "\n")
@@ -151,7 +151,7 @@ for row in ranked[0]:
     return f"## Usage\n\n```python\n{snippet}```\n\nOne forward pass for a user; every answer is a catalogue item."
 
 
-def _files(folder: Path, catalog_fingerprint: str, method: str) -> str:
+def _files(folder: Path, catalog: Catalog, method: str) -> str:
     if method == SETREC:
         from llmrec.models.setrec.item_features import FEATURES_FILE  # noqa: PLC0415 -- torch, as in checkpoint.py
 
@@ -159,7 +159,7 @@ def _files(folder: Path, catalog_fingerprint: str, method: str) -> str:
         made_of = f"`{FEATURES_FILE}` the frozen embeddings that their tokens are made of"
     else:
         items, made_of = "the items and their semantic IDs", f"`{ITEM_TOKENIZER_FOLDER}/` what made the IDs"
-        if not Catalog.load(folder).num_codebooks:
+        if not catalog.num_codebooks:
             items, made_of = "the items", "`tokenizer.json` the words of their titles"
         elif not (folder / ITEM_TOKENIZER_FOLDER).is_dir():
             made_of = "`tokenizer.json` the tokens of their codes, which another item tokenizer made"
@@ -168,7 +168,7 @@ def _files(folder: Path, catalog_fingerprint: str, method: str) -> str:
     if (folder / FUSION_FOLDER).is_dir():
         made_of += f", `{FUSION_FOLDER}/` the item-kNN that llmrec mixes into the search, and its weight"
     return (
-        f"## Files\n\n`catalog.parquet` holds {items} (fingerprint {catalog_fingerprint}), "
+        f"## Files\n\n`catalog.parquet` holds {items} (fingerprint {catalog.fingerprint}), "
         f"{made_of}, `{PROMPTS_FILE}` the prompts, `{INFO_FILE}` the resolved config and versions."
     )
 
