@@ -3,12 +3,13 @@
 import copy
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import nn
 from torch.optim import AdamW, Muon
 from torch.optim.lr_scheduler import LambdaLR
 
-from llmrec.training.muon import MuonWithRest, layer_matrices
+from llmrec.training.muon import CpuMuon, MuonWithRest, layer_matrices, orthogonalized
 from tests.tiny import make_catalog, make_model
 
 
@@ -46,11 +47,39 @@ def train(model: Tied, step: Callable[[], object], seeds: range) -> None:
 def test_steps_are_those_of_the_two_apart() -> None:
     together, apart = Tied(), Tied()
     train(together, one_optimizer(together).step, range(4))
-    muon = Muon([apart.layer.weight], lr=2e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    muon = CpuMuon([apart.layer.weight], lr=2e-2, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     rest = AdamW([apart.embedding.weight, apart.layer.bias, *apart.norm.parameters()], lr=1e-2, weight_decay=0.1)
     train(apart, lambda: (muon.step(), rest.step()), range(4))
     for (name, one), other in zip(together.named_parameters(), apart.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0, msg=name)
+
+
+@pytest.mark.parametrize("shape", [(6, 6), (4, 9), (9, 4)])
+def test_in_float32_the_step_is_torchs(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    ours, theirs = nn.Parameter(torch.randn(shape)), nn.Parameter(torch.empty(shape))
+    theirs.data.copy_(ours.data)
+    start = ours.detach().clone()
+    options = {"lr": 0.1, "weight_decay": 0.1, "adjust_lr_fn": "match_rms_adamw"}
+    optimizers = CpuMuon([ours], **options), Muon([theirs], **options)
+    for _ in range(3):
+        ours.grad = torch.randn(shape)
+        theirs.grad = ours.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    # torch's rounds to bfloat16's 8 bits
+    torch.testing.assert_close(ours - start, theirs - start, rtol=0.05, atol=0.005)
+
+
+def test_orthogonalized_keeps_the_singular_vectors_and_brings_values_near_one() -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(5, 8, dtype=torch.float32)
+    group = CpuMuon([nn.Parameter(matrix)]).param_groups[0]
+    found = orthogonalized(matrix, group["ns_coefficients"], group["ns_steps"], group["eps"])
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    core = left.T @ found @ right.T
+    torch.testing.assert_close(core, torch.diag(core.diagonal()), rtol=0, atol=1e-4)
+    assert ((core.diagonal() > 0.6) & (core.diagonal() < 1.3)).all()
 
 
 def test_what_was_saved_goes_on_as_if_nothing_had_happened() -> None:
