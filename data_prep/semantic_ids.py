@@ -43,7 +43,8 @@ def _add_embedding_options(group: argparse._ArgumentGroup) -> None:
     default = EmbeddingConfig()
     combine, encoders = ("text", "collaborative", "concat", "average"), ("sentence_transformer", "causal_lm")
     _add(group, default, "combine", "text, who-was-near-whom in training histories, or both", choices=combine)
-    _add(group, default, "collaborative_weight", "share of the collaborative part in both, 0 to 1")
+    weight = "share of the collaborative part in both, 0 to 1; None: by an item's training interactions"
+    _add(group, default, "collaborative_weight", weight, type=float)
     _add(group, default, "collaborative_dim", "width of the collaborative embeddings")
     _add(group, default, "collaborative_window", "largest distance of two items in a history that count as near")
     _add(group, default, "model", "text model: bundled (all-MiniLM-L6-v2), a folder, or a Hub name")
@@ -63,6 +64,7 @@ def _add_tokenizer_options(group: argparse._ArgumentGroup) -> None:
     _add(group, default, "sinkhorn_epsilon", "smaller follows distances more closely")
     _add(group, default, "sinkhorn_iterations", "row and column normalisations")
     _add(group, default, "kmeans_iterations", "most passes over the items for each level of residual_kmeans")
+    _add(group, default, "num_components", "principal components that residual_kmeans keeps")
     _add(group, default, "seed", "of everything random")
     _add(group, default, "device", "torch device; None: a GPU where there is one")
 
@@ -77,7 +79,7 @@ def _add_rqvae_options(group: argparse._ArgumentGroup) -> None:
         type=int,
         nargs="+",
     )
-    _add(group, default, "latent_dim", "width of the codes")
+    _add(group, default, "latent_dim", "width of the latent and of the codes")
     _add(group, default, "epochs", "passes over the items")
     _add(group, default, "batch_size", "items in one step")
     _add(group, default, "learning_rate", "peak, after warm-up")

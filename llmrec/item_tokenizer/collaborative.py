@@ -1,5 +1,6 @@
 """Collaborative embeddings: items near each other in training histories get close vectors; and their mix with text."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
@@ -11,6 +12,9 @@ from llmrec.item_tokenizer.pca import principal_components
 from llmrec.schema import DataError
 
 CombineMode = Literal["text", "collaborative", "concat", "average"]
+
+#: Training interactions at which an item's co-occurrence counts as much as its text; chosen on validation (ours).
+SHRINKAGE = 20
 
 
 def collaborative_embeddings(
@@ -87,24 +91,46 @@ def _truncated_svd(matrix: sparse.csr_array, rank: int, seed: int) -> tuple[np.n
     return vectors[:, order], values[order]
 
 
+def collaborative_weights(
+    train_sequences: Sequence[Sequence[str]], item_ids: Sequence[str], collaborative: np.ndarray
+) -> np.ndarray:
+    """How far each item's co-occurrence can be relied on beside its text: n / (n + 20) after n training interactions.
+
+    That is shrinkage as neighbourhood models use it (Bell and Koren, ICDM 2007, section 3): few observations say
+    little, so what stands in for them, here the text, keeps its share.
+
+    Args:
+        train_sequences: item ids of each user.
+        item_ids: the catalogue; its order is the order of the rows.
+        collaborative: ``collaborative_embeddings`` of both; an item with a row of zeros has weight 0.
+
+    Returns:
+        float32 of shape (num_items,), from 0 (text only) to below 1.
+    """
+    found = Counter(item_id for sequence in train_sequences for item_id in sequence)
+    counts = np.array([found[item_id] for item_id in item_ids], dtype=np.float32)
+    return np.where(collaborative.any(axis=1), counts / (counts + SHRINKAGE), 0).astype(np.float32)
+
+
 def combine_embeddings(
     text: np.ndarray | None,
     collaborative: np.ndarray | None,
     mode: CombineMode,
-    collaborative_weight: float = 0.5,
+    collaborative_weight: float | np.ndarray | None = None,
 ) -> np.ndarray:
     """Text and collaborative embeddings as one, each row L2-normalised first (rows of zeros stay).
 
-    ``concat`` puts them side by side so that the collaborative part makes up ``collaborative_weight`` of every squared
-    distance; new items can be added later with a collaborative part of zeros. ``average`` is their weighted mean;
-    the wider of the two is first projected to the other's width on its principal components, which depend on the
-    items given, so a catalogue that will grow should use ``concat``.
+    ``concat`` puts them side by side, scaled so that the collaborative part makes up ``collaborative_weight`` of a
+    row's squared norm; new items can be added later with a collaborative part of zeros. ``average`` is their weighted
+    mean; the wider of the two is first projected to the other's width on its principal components, which depend on
+    the items given, so a catalogue that will grow should use ``concat``.
 
     Args:
         text: float32 (num_items, text_dim); may be None for ``collaborative``.
         collaborative: float32 (num_items, collaborative_dim); may be None for ``text``.
         mode: what to return.
-        collaborative_weight: between 0 (text only) and 1.
+        collaborative_weight: from 0 (text only) to 1, for all items or (num_items,); ``text`` and ``collaborative``
+            have none.
 
     Returns:
         float32 of shape (num_items, dim).
@@ -112,8 +138,6 @@ def combine_embeddings(
     Raises:
         ValueError: if an argument is missing or out of range.
     """
-    if not 0 <= collaborative_weight <= 1:
-        raise ValueError(f"collaborative_weight={collaborative_weight}: give a number from 0 (text only) to 1.")
     if mode == "text" and text is not None:
         return _normalised(text)
     if mode == "collaborative" and collaborative is not None:
@@ -122,16 +146,17 @@ def combine_embeddings(
         raise ValueError(f"mode={mode!r}: choose 'text', 'collaborative', 'concat' or 'average'.")
     if text is None or collaborative is None or len(text) != len(collaborative):
         raise ValueError(f"mode={mode!r} needs embeddings of the same items: text, collaborative, or both.")
+    if collaborative_weight is None:
+        raise ValueError(f"mode={mode!r} needs a collaborative_weight: from 0 (text only) to 1, or one for each item.")
+    if np.min(collaborative_weight) < 0 or np.max(collaborative_weight) > 1:
+        raise ValueError(f"collaborative_weight={collaborative_weight}: give numbers from 0 (text only) to 1.")
+    weight = np.broadcast_to(np.float32(collaborative_weight), len(text))[:, None]
     if mode == "concat":
-        parts = [
-            np.sqrt(1 - collaborative_weight) * _normalised(text),
-            np.sqrt(collaborative_weight) * _normalised(collaborative),
-        ]
+        parts = [np.sqrt(1 - weight) * _normalised(text), np.sqrt(weight) * _normalised(collaborative)]
         return np.concatenate(parts, axis=1).astype(np.float32)
     width = min(text.shape[1], collaborative.shape[1])
     text, collaborative = _project(text, width), _project(collaborative, width)
-    mean = (1 - collaborative_weight) * _normalised(text) + collaborative_weight * _normalised(collaborative)
-    return mean.astype(np.float32)
+    return ((1 - weight) * _normalised(text) + weight * _normalised(collaborative)).astype(np.float32)
 
 
 def _normalised(embeddings: np.ndarray) -> np.ndarray:

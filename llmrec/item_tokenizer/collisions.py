@@ -1,4 +1,4 @@
-"""Collisions: items with the same codes. LC-Rec's rounds first, then one further level for whatever is left."""
+"""Collisions: items with the same codes. LC-Rec's rounds, then the nearest free codes, then one further level."""
 
 import numpy as np
 import torch
@@ -50,6 +50,47 @@ def conflict_rounds(
         if np.array_equal(codes[:, -1], before):  # no collision left, or a fixed point: later rounds change nothing
             break
     return codes
+
+
+def take_free_codes(
+    quantizer: Quantizer, embeddings: np.ndarray, codes: np.ndarray, config: ItemTokenizerConfig
+) -> np.ndarray:
+    """Move items that still collide to the nearest last-level code that is free under their prefix (ours).
+
+    What the rounds leave, exact duplicates above all, would cost every item one further code. Of a group the first
+    item keeps its codes, the others choose in row order. Where a prefix has too few codes the further level is needed
+    anyway, and nothing moves.
+
+    Args:
+        quantizer: a fitted one.
+        embeddings: (num_items, dim) float32.
+        codes: int32 (num_items, num_codebooks), as ``conflict_rounds`` returns them.
+        config: rounds; with none, which asks for collisions to stay, nothing moves either.
+
+    Returns:
+        A new int32 array like ``codes``.
+    """
+    groups = collision_groups(codes)
+    _, inverse, counts = np.unique(codes[:, :-1], axis=0, return_inverse=True, return_counts=True)
+    inverse = inverse.reshape(-1)
+    if not config.conflict_rounds or counts.max(initial=0) > config.codebook_size:
+        return codes.copy()
+    moved = codes.copy()
+    for group in groups:
+        used = set(moved[inverse == inverse[group[0]], -1].tolist())
+        later = group[1:]
+        for row, order in zip(later, last_codes_by_distance(quantizer, embeddings[later], codes[later]), strict=True):
+            moved[row, -1] = next(code for code in order if code not in used)
+            used.add(int(moved[row, -1]))
+    return moved
+
+
+def last_codes_by_distance(quantizer: Quantizer, embeddings: np.ndarray, codes: np.ndarray) -> list[list[int]]:
+    """For each row of ``embeddings`` the last level's codes under the prefix in ``codes``, the nearest first."""
+    device = quantizer.codebooks.device
+    points = torch.tensor(embeddings, dtype=torch.float32, device=device)
+    prefixes = torch.tensor(codes, dtype=torch.int64, device=device)
+    return quantizer.last_level_distances(points, prefixes).argsort(dim=-1, stable=True).tolist()
 
 
 def _requantize(

@@ -19,7 +19,9 @@ class ItemTokenizerConfig:
         kmeans_iterations: at most this many Lloyd passes over the catalogue for each level (*ours*).
         hidden_sizes: widths of the RQ-VAE encoder between input and latent, mirrored in the decoder. ``None`` takes
             LC-Rec's stack 2048-1024-512-256-128-64 without the widths above the input's (*ours* below 2048 inputs).
-        latent_dim: width of the codes: the RQ-VAE's latent, or principal components kept by residual k-means (*ours*).
+        num_components: principal components that residual k-means keeps, the width of its codes (*ours*): more of them
+            for larger codebooks.
+        latent_dim: width of the RQ-VAE's latent, and of its codes.
         epochs: passes of RQ-VAE training; the authors used the 5,000th epoch's checkpoint.
         batch_size: items in one RQ-VAE step.
         learning_rate: peak of AdamW's, after a linear warm-up and before a linear decay to 0.
@@ -44,6 +46,7 @@ class ItemTokenizerConfig:
     sinkhorn_iterations: int = 50
     kmeans_iterations: int = 50
     hidden_sizes: tuple[int, ...] | None = None
+    num_components: int = 32
     latent_dim: int = 32
     epochs: int = 5000
     batch_size: int = 1024
@@ -62,8 +65,8 @@ class ItemTokenizerConfig:
             object.__setattr__(self, "hidden_sizes", tuple(self.hidden_sizes))  # JSON and YAML give lists
         if self.quantizer not in ("rqvae", "residual_kmeans"):
             raise ValueError(f"quantizer={self.quantizer!r}: choose 'rqvae' or 'residual_kmeans'.")
-        at_least_one = ["num_codebooks", "sinkhorn_iterations", "kmeans_iterations", "latent_dim", "epochs"]
-        for name in [*at_least_one, "batch_size", "eval_every"]:
+        at_least_one = ["num_codebooks", "sinkhorn_iterations", "kmeans_iterations", "num_components", "latent_dim"]
+        for name in [*at_least_one, "epochs", "batch_size", "eval_every"]:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: give at least 1.")
         if self.codebook_size < 2:

@@ -182,8 +182,9 @@ def quality_warnings(report: dict[str, Any]) -> list[str]:
         if usage["codes_used"] < MIN_SHARE_USED * usable or usage["perplexity"] < MIN_SHARE_PERPLEXITY * usable:
             warnings.append(
                 f"Level {level} has collapsed: {usage['codes_used']} of {usage['codebook_size']} codes are used, as "
-                f"evenly as {usage['perplexity']:.1f} would be. Try a smaller latent_dim, codebook_size "
-                "or num_codebooks, or the other quantizer, and look whether the embeddings differ at all."
+                f"evenly as {usage['perplexity']:.1f} would be. Try a smaller codebook_size, num_codebooks, "
+                "num_components (residual_kmeans) or latent_dim (rqvae), or the other quantizer, and look whether the "
+                "embeddings differ at all."
             )
     left = report["collision_rate"]["after_conflict_rounds"]
     if left > MAX_COLLISION_RATE:

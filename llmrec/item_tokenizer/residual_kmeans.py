@@ -19,7 +19,7 @@ class ResidualKMeans(Quantizer):
     2 to 4 had perplexities of 13, 6 and 14; on 32 components 129, 108 and 69.
 
     Args:
-        config: levels, sizes and ``latent_dim``, the number of components (at most ``dim``).
+        config: levels, sizes and ``num_components`` (at most ``dim`` are kept).
         dim: width of the embeddings.
     """
 
@@ -28,10 +28,10 @@ class ResidualKMeans(Quantizer):
 
     def __init__(self, config: ItemTokenizerConfig, dim: int) -> None:
         super().__init__()
-        latent_dim = min(config.latent_dim, dim)
+        num_components = min(config.num_components, dim)
         self.register_buffer("mean", torch.zeros(dim))
-        self.register_buffer("components", torch.zeros(dim, latent_dim))
-        self.register_buffer("codebooks", torch.zeros(config.num_codebooks, config.codebook_size, latent_dim))
+        self.register_buffer("components", torch.zeros(dim, num_components))
+        self.register_buffer("codebooks", torch.zeros(config.num_codebooks, config.codebook_size, num_components))
 
     def to_latents(self, embeddings: Tensor) -> Tensor:
         return (embeddings - self.mean) @ self.components
@@ -41,7 +41,7 @@ class ResidualKMeans(Quantizer):
 
     @classmethod
     def fit(cls, embeddings: np.ndarray, config: ItemTokenizerConfig, device: torch.device) -> "ResidualKMeans":
-        """Fit on (num_items, dim) float32 embeddings; holds ``latent_dim`` floats for each item on ``device``."""
+        """Fit on (num_items, dim) float32 embeddings; holds ``num_components`` floats for each item on ``device``."""
         quantizer = cls(config, embeddings.shape[1]).to(device)
         mean, components = principal_components(embeddings, quantizer.components.shape[1])
         quantizer.mean.copy_(torch.from_numpy(mean))

@@ -11,7 +11,12 @@ import numpy as np
 
 from llmrec.atomic import one_at_a_time, write_json
 from llmrec.catalog import Catalog
-from llmrec.item_tokenizer.collaborative import CombineMode, collaborative_embeddings, combine_embeddings
+from llmrec.item_tokenizer.collaborative import (
+    CombineMode,
+    collaborative_embeddings,
+    collaborative_weights,
+    combine_embeddings,
+)
 from llmrec.item_tokenizer.config import ItemTokenizerConfig
 from llmrec.item_tokenizer.embeddings import BUNDLED_MODEL, Encoder, embed_items
 from llmrec.item_tokenizer.quality import write_quality_report
@@ -34,7 +39,8 @@ class EmbeddingConfig:
     Args:
         combine: ``text``, ``collaborative`` (no text model needed), ``concat`` or ``average``; see
             ``combine_embeddings``, and docs/item_tokenizer.md for the measurements behind the default.
-        collaborative_weight: share of the collaborative part in ``concat`` and ``average``, 0 to 1.
+        collaborative_weight: share of the collaborative part in ``concat`` and ``average``, 0 to 1; ``None`` gives
+            each item its own by how often it was met in training (``collaborative_weights``).
         collaborative_dim: width of the collaborative embeddings.
         collaborative_window: largest distance of two items in a history that count as near.
         model: of the text: ``bundled``, a folder, or a Hub name; see ``embed_items``.
@@ -46,7 +52,7 @@ class EmbeddingConfig:
     """
 
     combine: CombineMode = "concat"
-    collaborative_weight: float = 0.5
+    collaborative_weight: float | None = None
     collaborative_dim: int = 64
     collaborative_window: int = 10
     model: str = BUNDLED_MODEL
@@ -118,6 +124,7 @@ def dataset_embeddings(
 ) -> np.ndarray:
     """What ``config`` asks for, from item texts and training histories only: float32 (num_items, dim)."""
     text = collaborative = None
+    weight: float | np.ndarray | None = config.collaborative_weight
     if config.combine != "collaborative":
         text = embed_items(
             dataset.items,
@@ -130,13 +137,11 @@ def dataset_embeddings(
             revision=config.revision,
         )
     if config.combine != "text":
-        collaborative = collaborative_embeddings(
-            dataset.train_sequences(),
-            dataset.items["item_id"].to_pylist(),
-            config.collaborative_dim,
-            config.collaborative_window,
-        )
-    return combine_embeddings(text, collaborative, config.combine, config.collaborative_weight)
+        training = dataset.train_sequences(), dataset.items["item_id"].to_pylist()
+        collaborative = collaborative_embeddings(*training, config.collaborative_dim, config.collaborative_window)
+        if weight is None:
+            weight = collaborative_weights(*training, collaborative)
+    return combine_embeddings(text, collaborative, config.combine, weight)
 
 
 def _record(dataset: "RecDataset", embedding: EmbeddingConfig, config: ItemTokenizerConfig) -> dict[str, Any]:

@@ -13,7 +13,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from llmrec.atomic import atomic_path, write_json
-from llmrec.item_tokenizer.collisions import add_disambiguation_level, conflict_rounds
+from llmrec.item_tokenizer.collisions import (
+    add_disambiguation_level,
+    conflict_rounds,
+    last_codes_by_distance,
+    take_free_codes,
+)
 from llmrec.item_tokenizer.config import ItemTokenizerConfig
 from llmrec.item_tokenizer.quantizer import Quantizer
 from llmrec.item_tokenizer.residual_kmeans import ResidualKMeans
@@ -69,8 +74,8 @@ class ItemTokenizer:
     def fit(cls, item_ids: Sequence[str], embeddings: np.ndarray, config: ItemTokenizerConfig) -> "ItemTokenizer":
         """Fit the quantizer and give every item a unique semantic ID.
 
-        Nearest codes first; then LC-Rec's conflict rounds (``config.conflict_rounds``); then, if two items still
-        share an ID, one further level for all items.
+        Nearest codes first; then LC-Rec's conflict rounds (``config.conflict_rounds``); then the nearest free codes
+        for items that still share an ID; or, where there are too few, one further level for all items.
 
         Args:
             item_ids: distinct item ids.
@@ -90,6 +95,7 @@ class ItemTokenizer:
             quantizer = ResidualKMeans.fit(embeddings, config, device)
         quantizer.eval()
         codes = conflict_rounds(quantizer, embeddings, quantizer.encode(embeddings), config)
+        codes = take_free_codes(quantizer, embeddings, codes, config)
         sizes = (config.codebook_size,) * config.num_codebooks
         if len(np.unique(codes, axis=0)) < len(codes):
             codes, extra_size = add_disambiguation_level(codes, config.codebook_size)
@@ -167,12 +173,8 @@ class ItemTokenizer:
         if self.has_disambiguation_level:
             return lambda _: range(self.codebook_sizes[-1])
 
-        def by_distance(index: int) -> list[int]:
-            point = torch.tensor(embeddings[index : index + 1], dtype=torch.float32, device=self.device)
-            distances = self.quantizer.last_level_distances(point, self.quantizer.nearest_codes(point))
-            return distances[0].argsort(stable=True).tolist()
-
-        return by_distance
+        nearest = self.encode(embeddings)
+        return lambda index: last_codes_by_distance(self.quantizer, embeddings[[index]], nearest[[index]])[0]
 
     def _no_id_left(self, item_id: str, prefix: tuple[int, ...]) -> str:
         return (

@@ -45,10 +45,16 @@ class DataArguments(DatasetArguments):
         default="concat",
         metadata={"help": "What IDs are made of: item text, training co-occurrence, or both."},
     )
-    collaborative_weight: float = field(default=0.5, metadata={"help": "Share of co-occurrence in concat and average."})
+    collaborative_weight: float | None = field(
+        default=None,
+        metadata={"help": "Share of co-occurrence in concat and average; unset: by an item's training interactions."},
+    )
     quantizer: Literal["residual_kmeans", "rqvae"] = field(default="residual_kmeans", metadata={"help": "IDs from."})
     num_codebooks: int = field(default=2, metadata={"help": "Levels of a semantic ID, before a disambiguation level."})
     codebook_size: int = field(default=64, metadata={"help": "Codes of each level; the paper has 256 and 4 levels."})
+    num_components: int = field(
+        default=32, metadata={"help": "Principal components that residual_kmeans keeps; more for larger codebooks."}
+    )
     conflict_rounds: int = field(default=20, metadata={"help": "LC-Rec's rounds against collisions; 0 skips them."})
     semantic_ids_file: str | None = field(
         default=None,
@@ -96,6 +102,7 @@ def open_catalog(args: DataArguments, dataset: RecDataset, seed: int) -> tuple[C
         quantizer=args.quantizer,
         num_codebooks=args.num_codebooks,
         codebook_size=args.codebook_size,
+        num_components=args.num_components,
         conflict_rounds=args.conflict_rounds,
         seed=seed,
     )

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrec.item_tokenizer import collaborative_embeddings, combine_embeddings
+from llmrec.item_tokenizer.collaborative import SHRINKAGE, collaborative_weights
 from llmrec.schema import DataError
 
 ITEMS = list("abcdefgh")
@@ -121,13 +122,48 @@ def test_average_projects_the_wider_on_its_components(parts):
 
 def test_average_of_equal_widths_projects_nothing(parts):
     text = parts[0]
-    np.testing.assert_allclose(combine_embeddings(text, text, "average"), combine_embeddings(text, None, "text"))
+    mean = combine_embeddings(text, text, "average", 0.5)
+    np.testing.assert_allclose(mean, combine_embeddings(text, None, "text"), atol=1e-6)
+
+
+@pytest.mark.parametrize("mode", ["concat", "average"])
+def test_each_item_may_have_a_weight_of_its_own(parts, mode):
+    weights = np.linspace(0, 1, 30)
+    both = combine_embeddings(*parts, mode, weights)
+    for row in (0, 7, 29):
+        np.testing.assert_allclose(both[row], combine_embeddings(*parts, mode, weights[row])[row], atol=1e-6)
+
+
+def test_weights_follow_what_training_says_of_an_item():
+    sequences = [["a", "b"], ["b", "a"], ["a", "a", "b"], ["c"]]
+    ids = ["a", "b", "c", "unseen"]
+    collaborative = collaborative_embeddings(sequences, ids, dim=2)
+    weights = collaborative_weights(sequences, ids, collaborative)
+    # c was met, but never beside another item
+    np.testing.assert_allclose(weights, [4 / (4 + SHRINKAGE), 3 / (3 + SHRINKAGE), 0, 0], rtol=1e-6)
+
+
+def test_an_item_without_training_interactions_is_its_text():
+    rng = np.random.default_rng(0)
+    sequences, ids = [["a", "b", "c"]], ["a", "b", "c", "unseen"]
+    text = rng.standard_normal((4, 6)).astype(np.float32)
+    collaborative = collaborative_embeddings(sequences, ids, dim=2)
+    both = combine_embeddings(text, collaborative, "concat", collaborative_weights(sequences, ids, collaborative))
+    np.testing.assert_allclose(both[3, :6], text[3] / np.linalg.norm(text[3]), rtol=1e-6)
+    assert not both[3, 6:].any()
+    np.testing.assert_allclose(np.linalg.norm(both, axis=1), 1, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
     ("mode", "weight", "message"),
-    [("concat", 1.5, "0 .text only. to 1"), ("sum", 0.5, "choose 'text'"), ("average", 0.5, "needs embeddings")],
+    [
+        ("concat", 1.5, "0 .text only. to 1"),
+        ("concat", np.linspace(-0.1, 1, 30), "0 .text only. to 1"),
+        ("average", None, "needs a collaborative_weight"),
+        ("sum", 0.5, "choose 'text'"),
+        ("average", 0.5, "needs embeddings"),
+    ],
 )
 def test_refuses(parts, mode, weight, message):
     with pytest.raises(ValueError, match=message):
-        combine_embeddings(parts[0], None if mode == "average" else parts[1], mode, weight)
+        combine_embeddings(parts[0], None if message == "needs embeddings" else parts[1], mode, weight)

@@ -14,7 +14,9 @@ from llmrec.item_tokenizer.collisions import (
     collision_groups,
     collision_rate,
     conflict_rounds,
+    take_free_codes,
 )
+from llmrec.item_tokenizer.config import ItemTokenizerConfig
 from llmrec.item_tokenizer.residual_kmeans import ResidualKMeans
 from llmrec.item_tokenizer.rqvae import RQVAE
 from llmrec.item_tokenizer.sinkhorn import sinkhorn_codes
@@ -75,6 +77,38 @@ def test_exact_duplicates_stay_together(quantizer, small, embeddings):
     doubled = np.concatenate([embeddings, embeddings[:3]])
     after = conflict_rounds(quantizer, doubled, quantizer.encode(doubled), small)
     assert (after[:3] == after[200:]).all()
+
+
+def test_what_the_rounds_leave_moves_to_the_nearest_free_code(quantizer, small, embeddings):
+    doubled = np.concatenate([embeddings[:40], embeddings[:3], embeddings[:1]])
+    rounds = conflict_rounds(quantizer, doubled, quantizer.encode(doubled), small)
+    after = take_free_codes(quantizer, doubled, rounds, small)
+    moved = np.flatnonzero((after != rounds).any(axis=1))
+    assert collision_rate(rounds) > 0 == collision_rate(after)
+    assert (after[:, :-1] == rounds[:, :-1]).all()
+    assert set(moved) == {row for group in collision_groups(rounds) for row in group[1:]}
+    distances = quantizer.last_level_distances(torch.from_numpy(doubled), torch.from_numpy(rounds).long())
+    for row in moved:
+        others = (after[:, :-1] == after[row, :-1]).all(axis=1) & (np.arange(len(after)) != row)
+        held = {*after[others, -1], *rounds[others, -1], rounds[row, -1]}
+        nearer = np.flatnonzero(distances[row].numpy() < distances[row, after[row, -1]].item())
+        assert set(nearer) <= held
+
+
+@given(CODES, st.integers(0, 1))
+def test_free_codes_are_taken_where_each_prefix_has_enough(codes, rounds):
+    config = ItemTokenizerConfig(num_codebooks=2, codebook_size=4, conflict_rounds=rounds, device="cpu")
+    rng = np.random.default_rng(0)
+    quantizer = ResidualKMeans(config, 3)
+    quantizer.components.copy_(torch.eye(3))
+    quantizer.codebooks.copy_(torch.from_numpy(rng.standard_normal((2, 4, 3))))
+    after = take_free_codes(quantizer, rng.standard_normal((len(codes), 3)).astype(np.float32), codes, config)
+    enough = np.unique(codes[:, 0], return_counts=True)[1].max() <= 4
+    if rounds and enough:
+        assert collision_rate(after) == 0
+        assert (after[:, 0] == codes[:, 0]).all()
+    else:
+        assert (after == codes).all()
 
 
 @given(CODES)

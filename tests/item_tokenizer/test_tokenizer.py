@@ -42,12 +42,20 @@ def test_ids_are_unique_whatever_the_embeddings(embeddings, num_codebooks, codeb
     assert tokenizer.num_codebooks in (num_codebooks, num_codebooks + 1)
 
 
-def test_exact_duplicates_are_separated_by_the_extra_level(small, embeddings):
+def test_exact_duplicates_share_all_codes_but_the_last(small, embeddings):
     doubled = np.concatenate([embeddings[:40], embeddings[:2], embeddings[:1]])
     tokenizer = ItemTokenizer.fit(item_ids(43), doubled, small)
-    assert tokenizer.has_disambiguation_level
-    assert tokenizer.codebook_sizes == (8, 8, 8, 8)
+    assert tokenizer.codebook_sizes == (8, 8, 8)
     for rows in ([0, 40, 42], [1, 41]):
+        assert len(np.unique(tokenizer.semantic_ids[rows, :-1], axis=0)) == 1
+
+
+def test_more_duplicates_than_codes_are_separated_by_the_extra_level(small, embeddings):
+    repeated = np.concatenate([embeddings[:40], np.repeat(embeddings[:1], 8, axis=0), embeddings[1:2]])
+    tokenizer = ItemTokenizer.fit(item_ids(49), repeated, small)
+    assert tokenizer.has_disambiguation_level
+    assert tokenizer.codebook_sizes == (8, 8, 8, 16)
+    for rows in ([0, *range(40, 48)], [1, 48]):
         assert len(np.unique(tokenizer.semantic_ids[rows, :-1], axis=0)) == 1
         assert tokenizer.semantic_ids[rows, -1].tolist() == list(range(len(rows)))
 
@@ -65,7 +73,7 @@ def test_without_rounds_the_nearest_codes_stay(small, embeddings):
 
 
 def test_encode_takes_the_nearest_code_level_by_level(small, embeddings):
-    tokenizer = ItemTokenizer.fit(item_ids(200), embeddings, replace(small, latent_dim=12))
+    tokenizer = ItemTokenizer.fit(item_ids(200), embeddings, replace(small, num_components=12))
     books = tokenizer.quantizer.codebooks.numpy()
     latents = tokenizer.quantizer.to_latents(torch.from_numpy(embeddings)).numpy()
     for row, residual in enumerate(latents):
@@ -77,7 +85,7 @@ def test_encode_takes_the_nearest_code_level_by_level(small, embeddings):
 
 
 def test_components_that_keep_everything_reconstruct_the_embeddings(small, embeddings):
-    quantizer = ItemTokenizer.fit(item_ids(200), embeddings, replace(small, latent_dim=12)).quantizer
+    quantizer = ItemTokenizer.fit(item_ids(200), embeddings, replace(small, num_components=12)).quantizer
     x = torch.from_numpy(embeddings)
     torch.testing.assert_close(quantizer.from_latents(quantizer.to_latents(x)), x, atol=1e-4, rtol=0)
 
@@ -97,7 +105,7 @@ def test_two_fits_are_equal(small, embeddings):
 
 @pytest.mark.parametrize("quantizer", ["residual_kmeans", "rqvae"])
 def test_load_equals_save(small, embeddings, tmp_path, quantizer):
-    config = replace(small, quantizer=quantizer, epochs=2, hidden_sizes=(16,), latent_dim=5)
+    config = replace(small, quantizer=quantizer, epochs=2, hidden_sizes=(16,), latent_dim=5, num_components=5)
     tokenizer = ItemTokenizer.fit(item_ids(200), embeddings, config)
     tokenizer.save(tmp_path)
     state = torch.get_rng_state()

@@ -6,7 +6,7 @@ from llmrec.item_tokenizer.user_index import UserEmbedder, UserIndex
 from llmrec.schema import DataError
 
 NUM_ITEMS, NUM_USERS = 40, 60
-CONFIG = ItemTokenizerConfig(num_codebooks=2, codebook_size=8, latent_dim=4, device="cpu")
+CONFIG = ItemTokenizerConfig(num_codebooks=2, codebook_size=8, num_components=4, device="cpu")
 
 
 @pytest.fixture(scope="module")

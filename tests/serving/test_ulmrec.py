@@ -39,7 +39,7 @@ def make_checkpoint(folder: Path, answer: str, user_index: str = "added_tokens")
         rng.normal(size=(NUM_ITEMS, 12)).astype(np.float32), rng.normal(size=(NUM_ITEMS, 6)).astype(np.float32)
     )
     histories = [rng.integers(NUM_ITEMS, size=6).tolist() for _ in range(NUM_USERS)]
-    config = ItemTokenizerConfig(num_codebooks=2, codebook_size=8, latent_dim=4, device="cpu")
+    config = ItemTokenizerConfig(num_codebooks=2, codebook_size=8, num_components=4, device="cpu")
     users = UserIndex.fit([f"u{user}" for user in range(NUM_USERS)], histories, None, embedder, config)
     tokenizer = train_text_tokenizer([*titles, "User: History"], 300)
     ItemVocabulary.add_to(
