@@ -34,6 +34,8 @@ CHANGES = {
     "dropout .2": ["--dropout", "0.2"],
     "IDs from text": ["--item_embedding", "text"],
     "IDs from co-occurrence": ["--item_embedding", "collaborative"],
+    "64 components": ["--num_components", "64"],
+    "shares by evidence": ["--collaborative_weight", "1", "--collaborative_shrinkage", "10", "--num_components", "64"],
     "3 codebooks of 256": ["--num_codebooks", "3", "--codebook_size", "256"],
     "4 layers of width 128": ["--num_layers", "4", "--hidden_size", "128"],
 }

