@@ -50,6 +50,9 @@ class EmbeddingConfig:
         max_length: tokens of one text at most; ``None`` takes the model's limit.
         embedding_batch_size: texts in one forward pass.
         cache_dir: of text embeddings; ``None`` takes the folder ``embeddings`` inside the dataset folder.
+
+    Raises:
+        ValueError: if a weight or shrinkage is out of range.
     """
 
     combine: CombineMode = "concat"
@@ -63,6 +66,12 @@ class EmbeddingConfig:
     max_length: int | None = None
     embedding_batch_size: int = 64
     cache_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.collaborative_weight <= 1:
+            raise ValueError(f"collaborative_weight is {self.collaborative_weight}: give 0 (text only) to 1.")
+        if self.collaborative_shrinkage < 0:
+            raise ValueError(f"collaborative_shrinkage is {self.collaborative_shrinkage}: give 0 (none) or more.")
 
 
 def build_catalog(

@@ -28,8 +28,8 @@ def layer_matrices(model: PreTrainedModel) -> list[nn.Parameter]:
 class CpuMuon(Muon):
     """torch's Muon with float32 where it takes bfloat16, which most CPUs have no instructions for.
 
-    On one that has none a matrix of the small model takes a third of the time, and its step is more exact
-    (docs/benchmarks.md). Updates are scaled as ``match_rms_adamw`` says.
+    On one that has none the matrices of the small model take a third of the time, and their steps are more exact.
+    Updates are scaled as ``match_rms_adamw`` says.
     """
 
     @torch.no_grad()

