@@ -70,13 +70,12 @@ def take_free_codes(
     Returns:
         A new int32 array like ``codes``.
     """
-    groups = collision_groups(codes)
     _, inverse, counts = np.unique(codes[:, :-1], axis=0, return_inverse=True, return_counts=True)
     inverse = inverse.reshape(-1)
     if not config.conflict_rounds or counts.max(initial=0) > config.codebook_size:
         return codes.copy()
     moved = codes.copy()
-    for group in groups:
+    for group in collision_groups(codes):
         used = set(moved[inverse == inverse[group[0]], -1].tolist())
         later = group[1:]
         for row, order in zip(later, last_codes_by_distance(quantizer, embeddings[later], codes[later]), strict=True):

@@ -153,7 +153,8 @@ class ItemTokenizer:
         taken: dict[tuple[int, ...], set[int]] = {}
         for row in self.semantic_ids.tolist():
             taken.setdefault(tuple(row[:free_under]), set()).add(row[-1])
-        nearest, order = self.encode(embeddings), self._last_codes_in_order(embeddings)
+        nearest = self.encode(embeddings)
+        order = self._last_codes_in_order(embeddings, nearest)
         new = np.empty((len(item_ids), self.num_codebooks), dtype=np.int32)
         for index, item_id in enumerate(item_ids):
             prefix = tuple(nearest[index, :free_under].tolist())
@@ -168,12 +169,11 @@ class ItemTokenizer:
         self.__dict__.pop("_item_of", None)
         return new
 
-    def _last_codes_in_order(self, embeddings: np.ndarray) -> Any:
+    def _last_codes_in_order(self, embeddings: np.ndarray, nearest: np.ndarray) -> Any:
         """index -> the codes to try at the level that tells items apart, best first."""
         if self.has_disambiguation_level:
             return lambda _: range(self.codebook_sizes[-1])
 
-        nearest = self.encode(embeddings)
         return lambda index: last_codes_by_distance(self.quantizer, embeddings[[index]], nearest[[index]])[0]
 
     def _no_id_left(self, item_id: str, prefix: tuple[int, ...]) -> str:
